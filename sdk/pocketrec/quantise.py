@@ -1,7 +1,7 @@
 """The integer arithmetic of the bundle format (docs/bundle.md, sections 3 and 5), in numpy.
 
-Everything here is float32 with rounding half to even, and every sum of integers is exact, whatever order the BLAS
-adds in. That is what lets runtimes written by different people, on different processors, give the same lists:
+Everything here is float32 with rounding half to even, and every sum of integers is exact, whatever order the
+BLAS adds in. That is what lets runtimes written by different people, on different processors, give the same lists:
 
 * table rows:   `quantise_rows_int8`, `quantise_rows_int4` and back;
 * nibbles:      `pack_nibbles`, `unpack_nibbles`, element 2i in the low four bits of byte i;
@@ -25,7 +25,7 @@ FloatArray = NDArray[np.float32]
 
 _F16_MAX = float(np.finfo(np.float16).max)
 _EXACT_IN_FLOAT32 = 2**24 // (255 * 128)
-"""Longest product of (a − z) and q, |a − z| ≤ 255 and |q| ≤ 128, whose every partial sum is exact in float32."""
+"""Longest sum of (a − z) · q, |a − z| ≤ 255 and |q| ≤ 128, whose every partial sum is exact in float32."""
 
 
 def quantise_rows_int8(rows: NDArray[np.floating]) -> tuple[NDArray[np.int8], FloatArray]:
@@ -50,8 +50,8 @@ def dequantise_rows_int8(q: NDArray[np.int8], scale: FloatArray) -> FloatArray:
 def quantise_rows_int4(rows: NDArray[np.floating]) -> tuple[NDArray[np.uint8], NDArray[np.float16]]:
     """Rows [n, d], d a multiple of 32, to symmetric int4 with one float16 scale for each 32 elements.
 
-    The scale is rounded to float16 first and the integers are computed with the rounded one, so that the error of
-    the scale is not added to theirs.
+    The scale is rounded to float16 first and the integers are computed with the rounded one, so that the error
+    of the scale is not added to theirs.
 
     Returns:
         q uint8 [n, d/2], nibbles 1 … 15 standing for −7 … 7, and scale float16 [n, d/32].
@@ -83,7 +83,7 @@ def dequantise_rows_int4(packed: NDArray[np.uint8], scale: NDArray[np.floating])
 
 
 def pack_nibbles(q: NDArray[np.int8]) -> NDArray[np.uint8]:
-    """Integers −8 … 7, [..., d] with d even, to uint8 [..., d/2]: q + 8, even elements in the low four bits."""
+    """Integers −8 … 7, [..., d] with d even, to uint8 [..., d/2]: q + 8, even elements in the low bits."""
     nibbles = (q.astype(np.int16) + 8).astype(np.uint8)
     return np.ascontiguousarray(nibbles[..., 0::2] | (nibbles[..., 1::2] << np.uint8(4)))
 
@@ -120,7 +120,7 @@ def linear_int8(x: FloatArray, q: NDArray[np.int8], scale: FloatArray) -> FloatA
 
 
 def linear_int4(x: FloatArray, packed: NDArray[np.uint8], scale: FloatArray) -> FloatArray:
-    """x float32 [..., in] through int4 weights packed [out, in/2] with scale [out, in/32] to float32 [..., out]."""
+    """x float32 [..., in] through int4 weights packed [out, in/2], scale [out, in/32], to float32 [..., out]."""
     centred, s = quantise_activations(x)
     q = unpack_nibbles(packed)
     y = np.zeros((*x.shape[:-1], q.shape[0]), dtype=np.float32)
@@ -132,8 +132,9 @@ def linear_int4(x: FloatArray, packed: NDArray[np.uint8], scale: FloatArray) -> 
 
 def _exact_product(centred: NDArray[np.int32], q: NDArray[np.int8]) -> FloatArray:
     """Σ centred · q over the last axis, exact, then rounded once to float32."""
-    wide = np.float32 if q.shape[1] <= _EXACT_IN_FLOAT32 else np.float64
-    return (centred.astype(wide) @ q.astype(wide).T).astype(np.float32)
+    if q.shape[1] <= _EXACT_IN_FLOAT32:
+        return centred.astype(np.float32) @ q.astype(np.float32).T
+    return (centred.astype(np.float64) @ q.astype(np.float64).T).astype(np.float32)
 
 
 def _rint_div(x: FloatArray, scale: FloatArray, limit: int) -> NDArray[np.int8]:
