@@ -1,0 +1,62 @@
+# Everything a contributor runs. Python, and a few minutes for the first `make setup`, are all it needs.
+
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.setup-done
+EXTRAS := export,executorch,tools,dev
+BUNDLE ?= runs/demo/bundle
+
+# Two OpenMP pools that spin on the same cores slow each other down many times over.
+export OMP_WAIT_POLICY ?= PASSIVE
+export TOKENIZERS_PARALLELISM ?= false
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test lint format pytest bench lock clean distclean
+
+help:  ## say what can be made
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: $(STAMP)  ## make .venv with everything in it; UV_TORCH_BACKEND=cpu asks for the small torch
+
+# Redone whenever the requirements change; quick otherwise.
+$(STAMP): pyproject.toml constraints.txt
+	@test -x $(BIN)/python || $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	    echo "pocketrec needs Python 3.11 or newer; $(PYTHON) is $$($(PYTHON) -V 2>&1)." \
+	         "Name another one: make setup PYTHON=python3.11" >&2; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@test -x $(BIN)/uv || $(BIN)/python -m pip install --quiet -c constraints.txt uv
+	$(BIN)/uv pip install --python $(BIN)/python -c constraints.txt -e '.[$(EXTRAS)]'
+	@touch $@
+
+demo: setup  ## the whole job on data it makes itself, in about three minutes
+	$(BIN)/pocketrec demo --out runs/demo
+
+test: lint pytest  ## what has to pass before a change lands: lint, types, tests
+
+lint: setup  ## ruff and mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+pytest: setup  ## the tests alone, two processes of one thread each
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 $(PYTEST_ARGS)
+
+format: setup  ## let ruff lay out the code and mend what it safely can
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: setup  ## latency, memory and size of a bundle; the demo's, or BUNDLE=path/to/bundle
+	@test -e $(BUNDLE) || { echo "There is no bundle at $(BUNDLE): run make demo first, or make bench BUNDLE=..." >&2; exit 2; }
+	$(BIN)/pocketrec bench $(BUNDLE)
+
+lock: setup  ## pin the newest versions that fit pyproject.toml into constraints.txt
+	$(BIN)/uv pip compile pyproject.toml --all-extras --universal --python-version 3.11 --upgrade --quiet \
+	    --no-header --no-annotate --no-emit-index-url --output-file constraints.txt
+
+clean:  ## remove what tests and builds leave behind; runs/ and .venv stay
+	rm -rf build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
+	find sdk export tools tests -name __pycache__ -type d -prune -exec rm -rf {} +
+
+distclean: clean  ## clean, and remove .venv
+	rm -rf $(VENV)
