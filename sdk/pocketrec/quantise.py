@@ -1,7 +1,7 @@
 """The integer arithmetic of the bundle format (docs/bundle.md, sections 3 and 5), in numpy.
 
 Everything here is float32 with rounding half to even, and every sum of integers is exact, whatever order the
-BLAS adds in. That is what lets runtimes written by different people, on different processors, give the same lists:
+BLAS adds in. That is what lets runtimes written by different people, on different processors, agree:
 
 * table rows:   `quantise_rows_int8`, `quantise_rows_int4` and back;
 * nibbles:      `pack_nibbles`, `unpack_nibbles`, element 2i in the low four bits of byte i;
@@ -50,8 +50,7 @@ def dequantise_rows_int8(q: NDArray[np.int8], scale: FloatArray) -> FloatArray:
 def quantise_rows_int4(rows: NDArray[np.floating]) -> tuple[NDArray[np.uint8], NDArray[np.float16]]:
     """Rows [n, d], d a multiple of 32, to symmetric int4 with one float16 scale for each 32 elements.
 
-    The scale is rounded to float16 first and the integers are computed with the rounded one, so that the error
-    of the scale is not added to theirs.
+    The scale is rounded to float16 first and the integers are computed with it: errors do not add.
 
     Returns:
         q uint8 [n, d/2], nibbles 1 … 15 standing for −7 … 7, and scale float16 [n, d/32].
@@ -120,7 +119,7 @@ def linear_int8(x: FloatArray, q: NDArray[np.int8], scale: FloatArray) -> FloatA
 
 
 def linear_int4(x: FloatArray, packed: NDArray[np.uint8], scale: FloatArray) -> FloatArray:
-    """x float32 [..., in] through int4 weights packed [out, in/2], scale [out, in/32], to float32 [..., out]."""
+    """x [..., in] through int4 weights packed [out, in/2], scale [out, in/32]; gives float32 [..., out]."""
     centred, s = quantise_activations(x)
     q = unpack_nibbles(packed)
     y = np.zeros((*x.shape[:-1], q.shape[0]), dtype=np.float32)

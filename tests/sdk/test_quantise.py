@@ -40,7 +40,7 @@ def test_int4_rows_are_within_half_a_step_of_the_rounded_scale(rows: np.ndarray)
     assert scale.shape == (len(rows), 2)
     error = np.abs(quantise.dequantise_rows_int4(packed, scale) - rows).reshape(len(rows), 2, 32)
     largest = np.abs(rows).reshape(len(rows), 2, 32).max(axis=2)
-    # Half a step, plus what rounding the scale to 11 bits (or to the smallest float16) clips off the largest element.
+    # Half a step, plus what rounding the scale to 11 bits (or to a tiny float16) clips off the largest.
     assert np.all(error <= (scale.astype(np.float32) * 0.5001 + largest * 2**-11 + 7 * 2**-25)[:, :, None])
 
 
@@ -110,7 +110,7 @@ def test_activations_by_hand() -> None:
 @settings(max_examples=20)
 @given(st.integers(0, 2**31), st.sampled_from([32, 512, 544, 1536]))
 def test_linear_int8_is_exact(seed: int, width: int) -> None:
-    """Against int64, with extreme integers that overflow anything shorter; 544 is past what float32 can hold."""
+    """Against int64, with integers that overflow anything shorter; 544 is past what float32 can hold."""
     rng = np.random.default_rng(seed)
     x = rng.choice(np.array([-1, 1, 0.3], dtype=np.float32), (3, width))
     x[0] = 255.0

@@ -1,0 +1,160 @@
+"""The numpy engine: docs/bundle.md §5 line by line. Slow, readable, and what the others are compared with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pocketrec.engines import CheckedEngine, FloatArray
+from pocketrec.errors import BundleError
+from pocketrec.quantise import linear_int4, linear_int8
+
+if TYPE_CHECKING:
+    from pocketrec.bundle import Bundle
+
+Array = NDArray[Any]  # float32 throughout; numpy's own types lose that on the way
+
+MASKED = np.float32(-1e9)
+
+
+def load(bundle: Bundle, threads: int) -> NumpyEngine:
+    """The engine of this bundle. `threads` is left to the BLAS that numpy was built with."""
+    name = bundle.manifest.engines["numpy"].file
+    return NumpyEngine(bundle.tensors(name), bundle.manifest.backbone, bundle.manifest.graph.length,
+                       bundle.manifest.graph.dim)
+
+
+class NumpyEngine(CheckedEngine):
+    """The graph over the tensors of `backbone.safetensors`.
+
+    Args:
+        tensors: as docs/bundle.md §5 lists them; kept, not copied.
+        shape: anything with layers, heads, kv_heads, head_dim, rms_eps and rope_theta.
+        length, dim: L and d.
+
+    Raises:
+        BundleError: a tensor is missing or has another shape than `shape` asks for.
+    """
+
+    name = "numpy"
+    version = np.__version__
+
+    def __init__(self, tensors: Mapping[str, Array], shape: Any, length: int, dim: int) -> None:
+        super().__init__(length, dim)
+        self.tensors, self.shape = dict(tensors), shape
+        self._check_tensors()
+        position = np.arange(length, dtype=np.float32)
+        self.causal = position[None, :] <= position[:, None]  # [query, key]
+        self.cos, self.sin = rope_tables(length, shape.head_dim, shape.rope_theta)
+
+    def _run(self, rows: FloatArray, mask: FloatArray) -> Array:
+        x = rows[0]
+        bias = np.where(self.causal & (mask[0] == 1), np.float32(0), MASKED)  # [L, L]
+        h = x
+        for layer in range(self.shape.layers):
+            n = self._rms(h, f"layers.{layer}.input_norm")
+            h = h + self._attention(n, bias, layer)
+            n = self._rms(h, f"layers.{layer}.post_norm")
+            gate = self._linear(n, f"layers.{layer}.gate_proj")
+            up = self._linear(n, f"layers.{layer}.up_proj")
+            h = h + self._linear(silu(gate) * up, f"layers.{layer}.down_proj")
+        recency: Array = (self.tensors["recency"] * x).sum(axis=0)
+        return self._rms(h[-1], "norm") + recency
+
+    def _attention(self, n: Array, bias: Array, layer: int) -> Array:
+        shape, prefix = self.shape, f"layers.{layer}"
+        q = self._heads(self._linear(n, f"{prefix}.q_proj"), shape.heads)  # [heads, L, head_dim]
+        k = self._heads(self._linear(n, f"{prefix}.k_proj"), shape.kv_heads)
+        v = self._heads(self._linear(n, f"{prefix}.v_proj"), shape.kv_heads)
+        q = self._rope(self._rms(q, f"{prefix}.q_norm"))
+        k = self._rope(self._rms(k, f"{prefix}.k_norm"))
+        k = np.repeat(k, shape.heads // shape.kv_heads, axis=0)  # query head i reads key head i div group
+        v = np.repeat(v, shape.heads // shape.kv_heads, axis=0)
+        scores = q @ k.transpose(0, 2, 1) / np.sqrt(np.float32(shape.head_dim)) + bias
+        a = softmax(scores) @ v
+        return self._linear(a.transpose(1, 0, 2).reshape(self.length, -1), f"{prefix}.o_proj")
+
+    def _heads(self, x: Array, heads: int) -> Array:
+        return x.reshape(self.length, heads, self.shape.head_dim).transpose(1, 0, 2)
+
+    def _rope(self, x: Array) -> Array:
+        half = self.shape.head_dim // 2
+        rotated = np.concatenate([-x[..., half:], x[..., :half]], axis=-1)
+        return x * self.cos + rotated * self.sin
+
+    def _rms(self, x: Array, name: str) -> Array:
+        mean = np.mean(x * x, axis=-1, keepdims=True, dtype=np.float32)
+        normed: Array = x / np.sqrt(mean + np.float32(self.shape.rms_eps))
+        return self.tensors[name] * normed
+
+    def _linear(self, x: Array, name: str) -> Array:
+        if name in self.tensors:
+            return x @ self.tensors[name].T
+        q, scale = self.tensors[f"{name}.q"], self.tensors[f"{name}.scale"]
+        return linear_int8(x, q, scale) if q.dtype == np.int8 else linear_int4(x, q, scale)
+
+    def _free(self) -> None:
+        self.tensors = {}
+
+    def _check_tensors(self) -> None:
+        for name, wanted in self._vectors().items():
+            self._expect(name, wanted, np.float32)
+        for name, (out, inner) in linear_shapes(self.shape, self.dim).items():
+            if name in self.tensors:
+                self._expect(name, (out, inner), np.float32)
+            elif f"{name}.q" in self.tensors and self.tensors[f"{name}.q"].dtype == np.int8:
+                self._expect(f"{name}.q", (out, inner), np.int8)
+                self._expect(f"{name}.scale", (out,), np.float32)
+            else:
+                self._expect(f"{name}.q", (out, inner // 2), np.uint8)
+                self._expect(f"{name}.scale", (out, inner // 32), np.float32)
+
+    def _vectors(self) -> dict[str, tuple[int, ...]]:
+        shapes: dict[str, tuple[int, ...]] = {"norm": (self.dim,), "recency": (self.length, self.dim)}
+        for layer in range(self.shape.layers):
+            shapes |= {f"layers.{layer}.{name}": (self.dim,) for name in ("input_norm", "post_norm")}
+            shapes |= {f"layers.{layer}.{name}": (self.shape.head_dim,) for name in ("q_norm", "k_norm")}
+        return shapes
+
+    def _expect(self, name: str, shape: tuple[int, ...], dtype: type) -> None:
+        tensor = self.tensors.get(name)
+        if tensor is None:
+            raise BundleError(f"the backbone has no tensor {name!r}.", remedy="Build the bundle again.")
+        if tensor.shape != shape or tensor.dtype != dtype:
+            raise BundleError(f"{name!r} is {tensor.dtype} {list(tensor.shape)}, the manifest asks for "
+                              f"{np.dtype(dtype)} {list(shape)}.", remedy="Build the bundle again.")
+
+
+def linear_shapes(shape: Any, dim: int) -> dict[str, tuple[int, int]]:
+    """Name -> (out, in) of every linear, in the order of the graph; `shape` as NumpyEngine takes it."""
+    queries, keys = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
+    one = {
+        "q_proj": (queries, dim), "k_proj": (keys, dim), "v_proj": (keys, dim), "o_proj": (dim, queries),
+        "gate_proj": (shape.intermediate, dim), "up_proj": (shape.intermediate, dim),
+        "down_proj": (dim, shape.intermediate),
+    }
+    return {f"layers.{layer}.{name}": pair for layer in range(shape.layers) for name, pair in one.items()}
+
+
+def rope_tables(length: int, head_dim: int, theta: float) -> tuple[FloatArray, FloatArray]:
+    """cos and sin float32 [length, head_dim] of the rotary embedding, the halves repeated (rotate-half)."""
+    exponent = np.arange(0, head_dim, 2, dtype=np.float64) / head_dim
+    frequency = (1.0 / theta**exponent).astype(np.float32)
+    angle = np.arange(length, dtype=np.float32)[:, None] * frequency[None, :]
+    angle = np.concatenate([angle, angle], axis=1)
+    return np.cos(angle), np.sin(angle)
+
+
+def silu(x: Array) -> Array:
+    """x · sigmoid(x), without overflow in exp for large negative x."""
+    y: Array = x * np.exp(-np.logaddexp(np.float32(0), -x))
+    return y
+
+
+def softmax(x: Array) -> Array:
+    e = np.exp(x - x.max(axis=-1, keepdims=True))
+    total: Array = e.sum(axis=-1, keepdims=True)
+    return e / total

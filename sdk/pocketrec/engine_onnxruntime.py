@@ -1,0 +1,80 @@
+"""The ONNX Runtime engine: `model.onnx` on the CPU."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from pocketrec.engines import CheckedEngine, FloatArray
+from pocketrec.errors import BundleError, PocketrecError
+
+# Releases from 1.29 on report usage over the network unless this is set before the library loads.
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"
+
+import onnxruntime
+
+if TYPE_CHECKING:
+    from pocketrec.bundle import Bundle
+
+
+def load(bundle: Bundle, threads: int) -> OnnxRuntimeEngine:
+    """The engine of this bundle; the graph's inputs and outputs are compared with the manifest."""
+    graph = bundle.manifest.graph
+    model = bundle.path_or_bytes(bundle.manifest.engines["onnxruntime"].file)
+    return OnnxRuntimeEngine(model, graph.length, graph.dim, threads)
+
+
+class OnnxRuntimeEngine(CheckedEngine):
+    """One session over `model` (a path, or the bytes of the file); threads may share it.
+
+    Raises:
+        PocketrecError: code "engine-failed", ONNX Runtime refuses the model.
+        BundleError: the inputs or outputs of the model are not those of L = `length` and d = `dim`.
+    """
+
+    name = "onnxruntime"
+    version: str = onnxruntime.__version__
+
+    def __init__(self, model: str | bytes, length: int, dim: int, threads: int = 1) -> None:
+        super().__init__(length, dim)
+        try:
+            self.session: Any = onnxruntime.InferenceSession(
+                model, session_options(threads), providers=["CPUExecutionProvider"])
+        except Exception as error:  # the binding raises a dozen types of its own
+            raise PocketrecError(f"ONNX Runtime {self.version} refuses the graph: {error}",
+                                 code="engine-failed",
+                                 remedy="Build the bundle again, or use another engine.") from error
+        self._expect("inputs", self.session.get_inputs(), {"rows": [1, length, dim], "mask": [1, length]})
+        self._expect("outputs", self.session.get_outputs(), {"query": [1, dim]})
+
+    def _run(self, rows: FloatArray, mask: FloatArray) -> FloatArray:
+        try:
+            (query,) = self.session.run(["query"], {"rows": rows, "mask": mask})
+        except Exception as error:
+            raise PocketrecError(f"ONNX Runtime {self.version} failed: {error}",
+                                 code="engine-failed") from error
+        return np.asarray(query, dtype=np.float32)
+
+    def _free(self) -> None:
+        self.session = None
+
+    @staticmethod
+    def _expect(what: str, nodes: list[Any], wanted: dict[str, list[int]]) -> None:
+        got = {node.name: (node.type, list(node.shape)) for node in nodes}
+        if got != {name: ("tensor(float)", shape) for name, shape in wanted.items()}:
+            raise BundleError(f"the {what} of model.onnx are {got}, the manifest asks for float32 {wanted}.",
+                              remedy="Build the bundle again.")
+
+
+def session_options(threads: int) -> Any:
+    """One graph, run from start to end, by threads that sleep when idle: a phone has a battery."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.log_severity_level = 3
+    return options
