@@ -40,7 +40,7 @@ lint: setup  ## ruff and mypy
 	$(BIN)/mypy
 
 pytest: setup  ## the tests alone, two processes of one thread each
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 $(PYTEST_ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile $(PYTEST_ARGS)
 
 format: setup  ## let ruff lay out the code and mend what it safely can
 	$(BIN)/ruff format .

@@ -24,7 +24,9 @@ __all__ = ["not_applicable", "require_package", "require_tool", "shared_data"]
 
 # No deadlines: two busy cores make any of them flaky. In continuous integration the same examples every time.
 settings.register_profile("desk", deadline=None, suppress_health_check=[HealthCheck.too_slow])
-settings.register_profile("ci", settings.get_profile("desk"), derandomize=True, print_blob=True, database=None)
+settings.register_profile(
+    "ci", settings.get_profile("desk"), derandomize=True, print_blob=True, database=None
+)
 settings.load_profile("ci" if support.IN_CI else "desk")
 
 

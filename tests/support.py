@@ -1,8 +1,8 @@
 """What tests share: where data and tools are, and how a test says that it cannot run here.
 
-A test that cannot run is skipped at a desk and fails in continuous integration (`POCKETREC_CI=1`), where everything
-it could want is installed by the repository's own files. Two skips are accepted there: the research data beside the
-checkout is absent, or the test makes no sense on this platform.
+A test that cannot run is skipped at a desk and fails in continuous integration (`POCKETREC_CI=1`), where
+everything it could want is installed by the repository's own files. Two skips are accepted there: the
+research data beside the checkout is absent, or the test makes no sense on this platform.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ SHARED_DATA = Path(os.environ.get("POCKETREC_SHARED_DATA") or ROOT.parent / "sha
 IN_CI = os.environ.get("POCKETREC_CI", "") not in ("", "0")
 
 
-class AcceptedSkip(pytest.skip.Exception):
+class AcceptedSkip(pytest.skip.Exception):  # type: ignore[name-defined]
     """A skip that stays a skip in continuous integration."""
 
 
 def shared_data(name: str) -> Path:
-    """The data directory `name` (such as `ml-100k`) of the research data; skips the test when it is absent."""
+    """The data directory `name` (such as `ml-100k`) of the research data; skips when it is absent."""
     path = SHARED_DATA / name
     if not path.is_dir():
         raise AcceptedSkip(f"the data set {path} is absent; POCKETREC_SHARED_DATA names another folder")

@@ -13,16 +13,24 @@ import pytest
 
 from support import ROOT, require_package
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = pytest.mark.timeout(600)
 
 # Nothing of the surrounding environment may lend the bare one its packages.
 ENV = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "VIRTUAL_ENV"))}
+NO_REGISTRY = ("error sending request", "Could not connect", "dns error", "network was disabled")
+ENV |= {"COLUMNS": "200", "NO_COLOR": "1"}  # messages in one piece
 
 
 def call(*command: str | Path, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
     """The finished command, with what it wrote."""
     return subprocess.run(
-        [str(part) for part in command], cwd=cwd, env=ENV, capture_output=True, text=True, timeout=500, check=False
+        [str(part) for part in command],
+        cwd=cwd,
+        env=ENV,
+        capture_output=True,
+        text=True,
+        timeout=500,
+        check=False,
     )
 
 
@@ -32,19 +40,21 @@ def uv(*arguments: str | Path, cwd: Path) -> None:
     from uv import find_uv_bin
 
     run = call(find_uv_bin(), *arguments, cwd=cwd)
-    if run.returncode and any(sign in run.stderr for sign in ("error sending request", "Could not connect", "dns error")):
+    if run.returncode and any(sign in run.stderr for sign in NO_REGISTRY):
         pytest.skip(f"no package registry can be reached: {run.stderr.strip().splitlines()[-1]}")
     assert run.returncode == 0, run.stderr
 
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The wheel of a copy of the sources: building in the working tree would leave a `build/` to be packed next time."""
+    """Built from a copy: in the working tree it would leave a `build/` that the next wheel would pack."""
     source = tmp_path_factory.mktemp("source")
     for name in ("pyproject.toml", "README.md", "LICENSE", "constraints.txt"):
         shutil.copy(ROOT / name, source)
     for name in ("sdk", "export", "tools"):
-        shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
+        shutil.copytree(
+            ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info")
+        )
     out = tmp_path_factory.mktemp("wheel")
     uv("build", "--wheel", "--build-constraint", "constraints.txt", "--out-dir", out, cwd=source)
     (built,) = out.glob("*.whl")
@@ -66,9 +76,10 @@ def test_the_wheel_holds_the_three_packages_and_nothing_else(wheel: Path) -> Non
         names = set(archive.namelist())
     top = {name.split("/")[0] for name in names if ".dist-info/" not in name}
     assert top == {"pocketrec", "pocketrec_export", "pocketrec_tools"}
-    for package, folder in (("pocketrec", "sdk"), ("pocketrec_export", "export"), ("pocketrec_tools", "tools")):
+    for package in top:
         assert f"{package}/py.typed" in names
-        sources = {path.relative_to(ROOT / folder).as_posix() for path in (ROOT / folder / package).rglob("*.py")}
+        (folder,) = ROOT.glob(f"*/{package}")
+        sources = {path.relative_to(folder.parent).as_posix() for path in folder.rglob("*.py")}
         assert sources <= names, f"the wheel lacks {sorted(sources - names)}"
 
 
@@ -81,14 +92,14 @@ def test_a_bare_install_stays_small(bare: Path) -> None:
 
 
 def test_a_bare_install_imports(bare: Path) -> None:
-    run = call(bare / "python", "-c", "import pocketrec; print(pocketrec.__version__, pocketrec.Recommender.__name__)")
+    code = "import pocketrec; print(pocketrec.__version__, pocketrec.Recommender.__name__)"
+    run = call(bare / "python", "-c", code)
     assert run.returncode == 0, run.stderr
     assert run.stdout.split() == ["0.1.0", "Recommender"]
 
 
-@pytest.mark.parametrize("command", [["pocketrec"], ["python", "-m", "pocketrec.cli"]], ids=["script", "module"])
-def test_a_bare_install_says_help(bare: Path, command: list[str]) -> None:
-    run = call(bare / command[0], *command[1:], "--help")
+def test_a_bare_install_says_help(bare: Path) -> None:
+    run = call(bare / "pocketrec", "--help")
     assert run.returncode == 0, run.stderr
     for verb in ("build", "rank", "verify", "inspect"):
         assert verb in run.stdout
@@ -97,7 +108,6 @@ def test_a_bare_install_says_help(bare: Path, command: list[str]) -> None:
 def test_a_verb_without_its_extra_says_which(bare: Path, tmp_path: Path) -> None:
     run = call(bare / "pocketrec", "build", "data", "--out", "bundle", cwd=tmp_path)
     assert run.returncode == 2, run.stdout + run.stderr
-    # A terminal may wrap the sentence.
     assert "pip install 'pocketrec[export]'" in " ".join(run.stderr.split())
     assert "Traceback" not in run.stderr
     assert not (tmp_path / "bundle").exists()
@@ -106,6 +116,6 @@ def test_a_verb_without_its_extra_says_which(bare: Path, tmp_path: Path) -> None
 def test_a_bare_install_ranks_nothing_it_cannot_read(bare: Path, tmp_path: Path) -> None:
     """The runtime itself works, down to a typed error for a bundle that is not there."""
     run = call(bare / "pocketrec", "rank", "no-such-bundle", "--items", "a", cwd=tmp_path)
-    assert run.returncode in (1, 2), run.stdout + run.stderr
+    assert run.returncode == 2, run.stdout + run.stderr
     assert "no-such-bundle" in " ".join(run.stderr.split())
     assert "Traceback" not in run.stderr

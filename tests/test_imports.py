@@ -1,8 +1,8 @@
 """The import rules of the design: what may know what.
 
-sdk/ is embedded by apps. It may use the standard library without its network modules, its declared dependencies, and
-nothing else; `executorch` only inside its engine, the two heavier packages only where the command line dispatches to
-them. The rules are read off the source, so that an import inside a function counts too.
+sdk/ is embedded by apps. It may use the standard library without its network modules, its declared
+dependencies, and nothing else; `executorch` only inside its engine, the two heavier packages only where the
+command line dispatches to them. The rules are read off the source, so an import inside a function counts too.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ PACKAGES = {
 }
 
 RUNTIME_LIBRARIES = {
-    "numpy", "onnxruntime", "tokenizers", "safetensors", "pydantic", "pydantic_core", "typer", "click", "rich",
-    "cryptography",
+    "numpy", "onnxruntime", "tokenizers", "safetensors", "pydantic", "pydantic_core", "typer", "click",
+    "rich", "cryptography",
 }  # fmt: skip
 NETWORK = {
     "asyncio", "ftplib", "http", "imaplib", "nntplib", "poplib", "select", "selectors", "smtplib", "socket",
@@ -54,7 +54,7 @@ def imported_names(source: str, package: str) -> Iterator[tuple[int, str]]:
             name = function.attr if isinstance(function, ast.Attribute) else getattr(function, "id", "")
             if name in DYNAMIC_IMPORTS and node.args and isinstance(node.args[0], ast.Constant):
                 module = str(node.args[0].value)
-                yield node.lineno, package if module.startswith(".") else module.split(".")[0]
+                yield node.lineno, package if module.startswith(".") else module.partition(".")[0]
 
 
 def all_imports(package: str) -> list[tuple[Path, int, str]]:
@@ -62,7 +62,9 @@ def all_imports(package: str) -> list[tuple[Path, int, str]]:
     files = sorted(PACKAGES[package].rglob("*.py"))
     assert files, f"{PACKAGES[package]} holds no Python file"
     return [
-        (path, line, module) for path in files for line, module in imported_names(path.read_text("utf-8"), package)
+        (path, line, module)
+        for path in files
+        for line, module in imported_names(path.read_text("utf-8"), package)
     ]
 
 
@@ -115,11 +117,14 @@ def run_python(code: str, *args: str, env: dict[str, str] | None = None) -> str:
 def runtime_modules() -> list[str]:
     """Every module of sdk/ but the ExecuTorch engine, which loads torch through its own runtime."""
     stems = sorted(path.stem for path in PACKAGES["pocketrec"].glob("*.py"))
-    return ["pocketrec", *(f"pocketrec.{s}" for s in stems if s not in ("__init__", "__main__", "engine_executorch"))]
+    left_out = {"__init__", "__main__", "engine_executorch"}
+    return ["pocketrec", *(f"pocketrec.{stem}" for stem in stems if stem not in left_out)]
 
 
-HEAVY = "torch transformers polars pandas sklearn onnx executorch huggingface_hub requests httpx " \
-        "pocketrec_export pocketrec_tools"  # fmt: skip
+HEAVY = (
+    "torch transformers polars pandas sklearn onnx executorch huggingface_hub requests httpx "
+    "pocketrec_export pocketrec_tools"
+)
 
 LOAD_AND_LIST = """
 import importlib, sys

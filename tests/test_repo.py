@@ -1,4 +1,4 @@
-"""The files of the repository: text that opens anywhere, links that lead somewhere, nothing of one machine."""
+"""The files of the repository: text that opens anywhere, links that resolve, nothing of one machine."""
 
 from __future__ import annotations
 
@@ -14,13 +14,16 @@ from support import ROOT, require_tool
 
 MOST_LINES = 400
 SOURCES = {".py", ".kt", ".kts", ".java", ".js", ".ts", ".css", ".sh"}
-BINARY = {".png", ".jpg", ".gif", ".webp", ".jar", ".gz", ".zip", ".parquet", ".bin", ".pte", ".onnx", ".safetensors"}
+BINARY = {
+    ".png", ".jpg", ".gif", ".webp", ".jar", ".gz", ".zip", ".parquet", ".bin", ".pte", ".onnx",
+    ".safetensors",
+}  # fmt: skip
 
 # Written in pieces, so that this file does not match itself.
 OF_ONE_MACHINE = [
     "/" + "work/", "/" + "tmp/", "/" + "root/", "/" + "home/", "/" + "Users/", "/" + "opt/",
-    "index" + "-url", "pythonhosted" + ".org", "pypi" + ".org/simple", "registry" + ".npmjs", "repo1" + ".maven",
-    "find" + "-links =", "trusted" + "-host",
+    "index" + "-url", "pythonhosted" + ".org", "pypi" + ".org/simple", "registry" + ".npmjs",
+    "repo1" + ".maven", "trusted" + "-host",
 ]  # fmt: skip
 SAID_ON_PURPOSE = {
     # (file, pattern): the option that keeps the index out of the constraints.
@@ -34,14 +37,13 @@ def tracked() -> tuple[Path, ...]:
     git = require_tool("git", "apt-get install git")
     if not (ROOT / ".git").exists():
         pytest.skip(f"{ROOT} is no git checkout")
-    listed = subprocess.run(
-        [git, "-c", f"safe.directory={ROOT}", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True
-    )
+    command = [str(git), "-c", f"safe.directory={ROOT}", "ls-files", "-z"]
+    listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     return tuple(path for name in listed.stdout.split("\0") if name and (path := ROOT / name).is_file())
 
 
 def texts() -> list[tuple[str, str]]:
-    """(name relative to the root, contents) of the tracked text files; one that is no UTF-8 fails the test."""
+    """(name relative to the root, contents) of the tracked text files; fails on one that is no UTF-8."""
     found = []
     for path in tracked():
         if path.suffix not in BINARY:
@@ -76,17 +78,21 @@ def test_nothing_of_one_machine() -> None:
 
 
 def test_source_files_stay_short() -> None:
-    long = {name: n for name, text in texts() if Path(name).suffix in SOURCES and (n := text.count("\n")) > MOST_LINES}
+    lines = {name: text.count("\n") for name, text in texts() if Path(name).suffix in SOURCES}
+    long = {name: count for name, count in lines.items() if count > MOST_LINES}
     assert not long, f"over {MOST_LINES} lines, to be split: {long}"
 
 
-LINK = re.compile(r"!?\[[^\]]*\]\(\s*<?([^)\s>]+)>?(?:\s+\"[^\"]*\")?\s*\)|^\s*\[[^\]]+\]:\s*(\S+)", re.MULTILINE)
+LINK = re.compile(
+    r"!?\[[^\]]*\]\(\s*<?([^)\s>]+)>?(?:\s+\"[^\"]*\")?\s*\)|^\s*\[[^\]]+\]:\s*(\S+)", re.MULTILINE
+)
 CODE = re.compile(r"^(```|~~~).*?^\1|`[^`\n]*`", re.MULTILINE | re.DOTALL)
 
 
 def anchors(text: str) -> set[str]:
     """The fragments that headings of a Markdown page get, as GitHub makes them."""
-    headings = re.findall(r"^#{1,6}\s+(.+?)\s*#*$", re.sub(r"^(```|~~~).*?^\1", "", text, flags=re.M | re.S), re.M)
+    prose = re.sub(r"^(```|~~~).*?^\1", "", text, flags=re.MULTILINE | re.DOTALL)
+    headings = re.findall(r"^#{1,6}\s+(.+?)\s*#*$", prose, re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from support import ROOT
 
-CASES = '''
+CASES = """
 import pytest
 from support import not_applicable, require_package, require_tool, shared_data
 
@@ -25,7 +25,7 @@ def test_platform(): not_applicable("other planets only")
 @pytest.mark.xfail(reason="known", strict=True)
 def test_known(): assert False
 def test_fixture(shared_data): shared_data("no-such-data")
-'''
+"""
 
 
 @pytest.mark.parametrize(
@@ -39,8 +39,10 @@ def test_skips_in_ci(tmp_path: Path, ci: str, closing: str) -> None:
     (tmp_path / "test_cases.py").write_text(CASES)
     (tmp_path / "test_module.py").write_text("import pytest\npytest.importorskip('no_such_package')\n")
     (tmp_path / "pytest.ini").write_text("[pytest]\n")
+    options = "-q -p no:cacheprovider -p no:xdist --continue-on-collection-errors"
     run = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", "--continue-on-collection-errors"],
+        [sys.executable, "-m", "pytest", *options.split()],
+        check=False,
         cwd=tmp_path,
         env={**os.environ, "POCKETREC_CI": ci, "PYTEST_ADDOPTS": ""},
         capture_output=True,
