@@ -72,8 +72,8 @@ def pessimistic_rank(
         seen: B arrays of item rows to filter; they may repeat items.
 
     Returns:
-        int64 [B]: 1 + the number of other unseen items that score at least as much as the target; items + 1 when
-        the target itself is among the seen.
+        int64 [B]: 1 + the number of other unseen items that score at least as much as the target; items + 1
+        when the target itself is among the seen.
     """
     targets = np.asarray(targets, dtype=np.int64)
     users, items = scores.shape
@@ -131,7 +131,7 @@ class Difference:
 def paired_bootstrap(
     ours: ArrayLike, theirs: ArrayLike, *, confidence: float = 0.95, samples: int = 2000, seed: int = 0
 ) -> Difference:
-    """Mean of `ours - theirs` over the same users, and the percentile interval from drawing users with replacement.
+    """Mean of `ours - theirs` over the same users, with the percentile interval of drawing users anew.
 
     Args:
         ours, theirs: float [users], one figure for each user (such as `ndcg_gains`), in the same order.

@@ -89,7 +89,7 @@ class Split:
         return mask
 
     def train_csr(self) -> tuple[NDArray[np.int64], NDArray[np.int32], NDArray[np.int16], NDArray[np.int64]]:
-        """The training events alone, copied: offsets [users + 1], then items, event_ids, timestamps [events]."""
+        """The training events, copied: offsets [users + 1], then items, event_ids, timestamps [events]."""
         dataset, mask = self.dataset, self.train_mask
         offsets = np.concatenate([[0], np.cumsum(self.train_ends - dataset.offsets[:-1])]).astype(np.int64)
         return offsets, dataset.items[mask], dataset.event_ids[mask], dataset.timestamps[mask]
