@@ -1,0 +1,174 @@
+"""The catalogue: item ids, display columns and prior over memory maps (docs/bundle.md, section 7).
+
+Nothing is parsed at the start. An id is found by binary search through `item_id.order`; a list of ids by one
+binary search for all of them at once, in numpy.
+"""
+
+from __future__ import annotations
+
+import codecs
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pocketrec.errors import BundleError
+from pocketrec.events import MAX_ID_BYTES
+from pocketrec.safetensors_map import Tensors, only, take
+from pocketrec.tables import check_finite
+
+ID_COLUMN = "item_id"
+_BLOCK = 1 << 13
+_FEW = 8  # below this many ids a loop is quicker than the vectorised search
+
+
+class Catalogue:
+    """n items by position; the position is the row in the item table.
+
+    Attributes:
+        n: number of items.
+        columns: names of the display columns.
+        prior: float32 [n], what an empty history ranks by.
+        seen: uint32 [n], training interactions of each item.
+    """
+
+    def __init__(
+        self, tensors: Tensors, n: int, columns: Sequence[str], file: str = "catalogue.safetensors"
+    ) -> None:
+        """Check and adopt the tensors of `catalogue.safetensors`.
+
+        Raises:
+            BundleError: `tensors-invalid`, `values-invalid` (prior), or `catalogue-invalid` (offsets, text,
+                ids, order).
+        """
+        self.n = n
+        self.columns = tuple(columns)
+        allowed = {"prior", "seen", f"{ID_COLUMN}.order"}
+        for name in (ID_COLUMN, *columns):
+            allowed |= {f"{name}.bytes", f"{name}.offsets"}
+        only(tensors, file, allowed)
+        self.prior: NDArray[np.float32] = take(tensors, file, "prior", "F32", (n,))
+        self.seen: NDArray[np.uint32] = take(tensors, file, "seen", "U32", (n,))
+        check_finite(self.prior, f"prior of {file}", negative=False)
+        self._text = {name: _read_column(tensors, file, name, n) for name in (ID_COLUMN, *columns)}
+        self._order: NDArray[np.int32] = take(tensors, file, f"{ID_COLUMN}.order", "I32", (n,))
+        self._check_ids()
+
+    def item_id(self, position: int) -> str:
+        """The id of the item at `position`."""
+        return self.text(ID_COLUMN, position)
+
+    def text(self, column: str, position: int) -> str:
+        """The entry of a column at `position`; KeyError for a column that the bundle lacks."""
+        return self._raw(column, position).decode("utf-8")
+
+    def position(self, item_id: str) -> int | None:
+        """Where the item is, or None when the catalogue lacks it."""
+        wanted = item_id.encode("utf-8", "replace")
+        low, high = 0, self.n
+        while low < high:
+            middle = (low + high) // 2
+            found = int(self._order[middle])
+            have = self._raw(ID_COLUMN, found)
+            if have == wanted:
+                return found
+            if have < wanted:
+                low = middle + 1
+            else:
+                high = middle
+        return None
+
+    def positions(self, item_ids: Sequence[str]) -> NDArray[np.int64]:
+        """Positions [m] of the ids, −1 where the catalogue lacks one."""
+        if len(item_ids) < _FEW:
+            each = (self.position(item_id) for item_id in item_ids)
+            return np.array([-1 if found is None else found for found in each], dtype=np.int64)
+        wanted = [item_id.encode("utf-8", "replace") for item_id in item_ids]
+        if max(map(len, wanted)) > MAX_ID_BYTES:
+            return np.array([-1 if p is None else p for p in map(self.position, item_ids)], dtype=np.int64)
+        out = [self._search(wanted[start : start + _BLOCK]) for start in range(0, len(wanted), _BLOCK)]
+        return np.concatenate(out)
+
+    def _raw(self, column: str, position: int) -> bytes:
+        data, offsets = self._text[column]
+        return bytes(data[int(offsets[position]) : int(offsets[position + 1])])
+
+    def _search(self, wanted: list[bytes]) -> NDArray[np.int64]:
+        """Binary search for all of `wanted` in step, comparing ids as fixed-width byte strings."""
+        lengths = np.array([len(item) for item in wanted])
+        width = int(lengths.max()) + 1  # one more, so that an id that goes on after `wanted` differs from it
+        targets = np.array(wanted, dtype=f"S{width}")
+        low = np.zeros(len(wanted), dtype=np.int64)
+        high = np.full(len(wanted), self.n, dtype=np.int64)
+        while (active := low < high).any():
+            middle = np.where(active, (low + high) // 2, 0)
+            less = _less(*self._fixed(self._order[middle], width), targets, lengths) & active
+            low = np.where(less, middle + 1, low)
+            high = np.where(active & ~less, middle, high)
+        found = self._order[np.minimum(low, self.n - 1)].astype(np.int64)
+        have, have_lengths = self._fixed(found, width)
+        hit = (low < self.n) & (have == targets) & (have_lengths == lengths)
+        return np.where(hit, found, -1)
+
+    def _fixed(self, positions: NDArray[Any], width: int) -> tuple[NDArray[np.bytes_], NDArray[np.int64]]:
+        """Ids at `positions`, cut or zero-padded to `width` bytes, and their true lengths."""
+        data, offsets = self._text[ID_COLUMN]
+        starts = offsets[positions]
+        lengths = offsets[np.asarray(positions, dtype=np.int64) + 1] - starts
+        step = np.arange(width)
+        inside = step < lengths[:, None]
+        matrix = np.where(inside, data[np.where(inside, starts[:, None] + step, 0)], 0).astype(np.uint8)
+        return matrix.view(f"S{width}")[:, 0], lengths
+
+    def _check_ids(self) -> None:
+        """Ids must be short, not empty and unique, and `order` must sort them."""
+        _, offsets = self._text[ID_COLUMN]
+        lengths = np.diff(offsets)
+        if int(lengths.min()) < 1 or int(lengths.max()) > MAX_ID_BYTES:
+            raise _fault(f"an item id is empty or longer than {MAX_ID_BYTES} bytes")
+        order = self._order
+        if int(order.min()) < 0 or int(order.max()) >= self.n:
+            raise _fault("item_id.order points outside the catalogue")
+        # Strictly rising ids at n positions in range make `order` a permutation and the ids unique, at once.
+        for start in range(0, self.n - 1, _BLOCK):
+            part = order[start : start + _BLOCK + 1]
+            width = int(lengths[part].max())
+            fixed, sizes = self._fixed(part, width)
+            if not _less(fixed[:-1], sizes[:-1], fixed[1:], sizes[1:]).all():
+                raise _fault("item ids are not unique, or item_id.order does not sort them")
+
+
+def _less(
+    a: NDArray[np.bytes_], a_lengths: NDArray[Any], b: NDArray[np.bytes_], b_lengths: NDArray[Any]
+) -> NDArray[np.bool_]:
+    """a < b in byte order. numpy ignores zeros at the end, so equal strings are told apart by their
+    lengths."""
+    less: NDArray[np.bool_] = (a < b) | ((a == b) & (a_lengths < b_lengths))
+    return less
+
+
+def _read_column(
+    tensors: Tensors, file: str, name: str, n: int
+) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    data = take(tensors, file, f"{name}.bytes", "U8", (None,))
+    offsets = take(tensors, file, f"{name}.offsets", "I64", (n + 1,))
+    if int(offsets[0]) != 0 or int(offsets[-1]) != len(data) or bool((offsets[1:] < offsets[:-1]).any()):
+        raise _fault(f"the offsets of the column {name} do not rise from 0 to {len(data)}")
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    try:
+        for start in range(0, len(data), 1 << 20):
+            decoder.decode(data[start : start + (1 << 20)].tobytes())
+        decoder.decode(b"", final=True)
+    except UnicodeDecodeError:
+        raise _fault(f"the column {name} is not UTF-8") from None
+    starts = offsets[:-1][offsets[:-1] < len(data)]
+    if bool(((data[starts] & 0xC0) == 0x80).any()):
+        raise _fault(f"an entry of the column {name} starts inside a character")
+    return data, offsets
+
+
+def _fault(what: str) -> BundleError:
+    return BundleError(
+        f"catalogue.safetensors: {what}.", code="catalogue-invalid", remedy="Build the bundle again."
+    )

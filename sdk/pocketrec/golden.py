@@ -1,0 +1,172 @@
+"""Golden vectors: histories with the lists that every runtime must give (docs/bundle.md, section 8)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import Field, ValidationError, model_validator
+
+from pocketrec.errors import BundleError
+from pocketrec.events import HistoryItem, as_events
+from pocketrec.manifest import Part, describe_faults, load_json
+
+if TYPE_CHECKING:
+    from pocketrec.ranking import Ranking
+    from pocketrec.recommender import Recommender
+
+GOLDEN_NAME = "golden.json"
+MAX_GOLDEN_BYTES = 16 << 20
+DEFAULT_TOLERANCE = 0.02
+
+
+class Request(Part):
+    """What is asked of a runtime in one case."""
+
+    history: tuple[tuple[str, str, int | None], ...]
+    k: int = Field(default=10, ge=1, lt=2**31)
+    filter_seen: bool = True
+    exclude: tuple[str, ...] = ()
+    candidates: tuple[str, ...] | None = None
+
+
+class Case(Request):
+    """A request and the answer of the `numpy` engine."""
+
+    k: int = Field(ge=1, lt=2**31)
+    filter_seen: bool
+    exclude: tuple[str, ...]
+    candidates: tuple[str, ...] | None
+    fallback: bool
+    items: tuple[str, ...]
+    scores: tuple[float, ...]
+
+    @model_validator(mode="after")
+    def _pairs(self) -> Case:
+        if len(self.items) != len(self.scores) or len(self.items) > self.k:
+            raise ValueError("items and scores must be as many as each other, and at most k")
+        return self
+
+
+class Golden(Part):
+    """The whole of `golden.json`."""
+
+    tolerance: float = Field(ge=0, lt=1e6)
+    cases: tuple[Case, ...]
+
+
+@dataclass(frozen=True)
+class Mismatch:
+    """One way in which a runtime disagrees with a case.
+
+    Attributes:
+        case: index of the case.
+        reason: `error` (it raised), `fallback`, `count`, `score` (of a rank) or `item` (one that is not near
+            the expected last score).
+        detail: what was expected and what came.
+    """
+
+    case: int
+    reason: Literal["error", "fallback", "count", "score", "item"]
+    detail: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return asdict(self)
+
+
+def parse_golden(data: bytes) -> Golden:
+    """The golden vectors in `data`; BundleError `golden-invalid` when they are not what section 8 says."""
+    if len(data) > MAX_GOLDEN_BYTES:
+        raise BundleError(
+            f"{GOLDEN_NAME} has {len(data)} bytes; at most {MAX_GOLDEN_BYTES} are allowed.", code="too-large"
+        )
+    load_json(data, GOLDEN_NAME)  # stricter than pydantic: no duplicate keys
+    try:
+        return Golden.model_validate_json(data)
+    except ValidationError as error:
+        raise BundleError(
+            f"{GOLDEN_NAME} is invalid: {describe_faults(error)}.",
+            code="golden-invalid",
+            remedy="Build the bundle again.",
+        ) from None
+
+
+def as_request(history: Iterable[HistoryItem] | Request) -> Request:
+    """A request for the ten best of a plain history; a `Request` stays what it is."""
+    if isinstance(history, Request):
+        return history
+    return Request(history=tuple((e.item_id, e.event, e.timestamp) for e in as_events(history)))
+
+
+def compute_cases(
+    recommender: Recommender, requests: Iterable[Iterable[HistoryItem] | Request]
+) -> list[Case]:
+    """What this recommender answers to each request, as cases; meant for one that runs the `numpy` engine."""
+    cases = []
+    for request in map(as_request, requests):
+        answer = ask(recommender, request)
+        cases.append(
+            Case(
+                **request.model_dump(),
+                fallback=answer.fallback,
+                items=tuple(item.item_id for item in answer),
+                scores=tuple(item.score for item in answer),
+            )
+        )
+    return cases
+
+
+def ask(recommender: Recommender, request: Request) -> Ranking:
+    """The ranking for a request."""
+    return recommender.rank(
+        request.history,
+        request.k,
+        candidates=request.candidates,
+        exclude=request.exclude,
+        filter_seen=request.filter_seen,
+    )
+
+
+def replay(recommender: Recommender, golden: Golden) -> list[Mismatch]:
+    """Every way in which the recommender disagrees with the golden vectors; empty when it agrees with all.
+
+    A case that raises is a mismatch too: a runtime that stops is no runtime that agrees.
+    """
+    from pocketrec.errors import PocketrecError
+
+    found: list[Mismatch] = []
+    for index, case in enumerate(golden.cases):
+        try:
+            answer = ask(recommender, case)
+        except PocketrecError as error:
+            found.append(Mismatch(index, "error", f"{error.code}: {error}"))
+            continue
+        if answer.fallback != case.fallback:
+            found.append(Mismatch(index, "fallback", f"expected {case.fallback}, got {answer.fallback}"))
+        ranked = [(item.item_id, item.score) for item in answer]
+        found += [Mismatch(index, *fault) for fault in disagreements(case, ranked, golden.tolerance)]
+    return found
+
+
+def disagreements(
+    case: Case, ranked: Sequence[tuple[str, float]], tolerance: float
+) -> list[tuple[Literal["count", "score", "item"], str]]:
+    """The agreement rule of section 8 for one list of (item id, score), best first."""
+    if len(ranked) != len(case.items):
+        return [("count", f"expected {len(case.items)} items, got {len(ranked)}")]
+    found: list[tuple[Literal["count", "score", "item"], str]] = []
+    expected = set(case.items)
+    for rank, ((item, score), want) in enumerate(zip(ranked, case.scores, strict=True)):
+        if not abs(score - want) <= tolerance:
+            found.append(("score", f"rank {rank + 1}: expected {want:.6g}, got {score:.6g} ({item})"))
+        if item not in expected and not abs(score - case.scores[-1]) <= tolerance:
+            found.append(
+                (
+                    "item",
+                    f"rank {rank + 1}: {item} ({score:.6g}) is not among the expected, whose last has "
+                    f"{case.scores[-1]:.6g}",
+                )
+            )
+    return found

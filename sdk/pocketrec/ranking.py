@@ -1,0 +1,110 @@
+"""The answer of the runtime, and the exact top-k under it (docs/bundle.md, section 7)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+FloatArray = NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class Recommendation:
+    """One item of a ranked list.
+
+    Attributes:
+        item_id, position: the item, and where it is in the catalogue.
+        score: the query against the item's row; of a fallback, the popularity prior.
+        title: the display column `title`, "" when the bundle has none.
+        display: all display columns.
+    """
+
+    item_id: str
+    score: float
+    title: str
+    position: int
+    display: Mapping[str, str] = field(compare=False)
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return {
+            "item_id": self.item_id,
+            "score": self.score,
+            "title": self.title,
+            "position": self.position,
+            "display": dict(self.display),
+        }
+
+
+class Ranking(list[Recommendation]):
+    """A ranked list, best first, and how it came about.
+
+    Attributes:
+        fallback: no item of the history is in the catalogue, so this is the popularity prior.
+        skipped: events of the history whose item the catalogue lacks.
+        engine: name of the engine that ran the graph; "" when none ran.
+    """
+
+    def __init__(self, items: Iterable[Recommendation], *, fallback: bool, skipped: int, engine: str) -> None:
+        super().__init__(items)
+        self.fallback = fallback
+        self.skipped = skipped
+        self.engine = engine
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return {
+            "engine": self.engine,
+            "fallback": self.fallback,
+            "skipped": self.skipped,
+            "items": [item.to_dict() for item in self],
+        }
+
+
+class ScoreVector(np.ndarray[tuple[int], np.dtype[np.float32]]):
+    """Scores of the whole catalogue, float32 [n], that also say how they came about.
+
+    Attributes:
+        fallback, skipped: as in `Ranking`.
+    """
+
+    fallback: bool = False
+    skipped: int = 0
+
+    @classmethod
+    def of(cls, values: FloatArray, *, fallback: bool, skipped: int) -> ScoreVector:
+        """`values`, not copied, with the two notes."""
+        made = values.view(cls)
+        made.fallback = fallback
+        made.skipped = skipped
+        return made
+
+
+def top_k(scores: FloatArray, k: int) -> NDArray[np.intp]:
+    """Indices of the k best scores [m], best first, equal scores by index; all of them when k ≥ m.
+
+    Exact also where equal scores straddle the border, which `argpartition` alone leaves to chance.
+    """
+    if k <= 0 or not len(scores):
+        return np.empty(0, dtype=np.intp)
+    if k < len(scores):
+        border = np.partition(scores, len(scores) - k)[len(scores) - k]
+        above = np.flatnonzero(scores > border)
+        level = np.flatnonzero(scores == border)[: k - len(above)]
+        chosen = np.concatenate([above, level])
+        chosen.sort()
+    else:
+        chosen = np.arange(len(scores))
+    return chosen[np.argsort(-scores[chosen], kind="stable")]
+
+
+def best_allowed(scores: FloatArray, k: int, banned: NDArray[np.intp]) -> NDArray[np.intp]:
+    """`top_k` without the indices `banned` (unique): as many more are taken first as are then thrown out."""
+    best = top_k(scores, k + len(banned))
+    if len(banned):
+        best = best[~np.isin(best, banned)]
+    return best[:k]

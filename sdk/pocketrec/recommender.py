@@ -1,0 +1,339 @@
+"""`Recommender`: a bundle, a history and an engine, behind three calls.
+
+    unloaded ──▶ loading ──▶ ready ──▶ closed
+
+`Recommender.open` returns in `ready`, or raises. Everything may be called from many threads; `close` waits
+for calls that are under way, and any call after it raises `PocketrecError` with the code `closed`.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pocketrec.bundle import Bundle
+from pocketrec.engines import Engine, available_engines, load_engine
+from pocketrec.errors import DataError, PocketrecError
+from pocketrec.events import Event, HistoryItem, as_events, check_text, check_time
+from pocketrec.history import History
+from pocketrec.inputs import Known
+from pocketrec.ranking import Ranking, Recommendation, ScoreVector, best_allowed
+
+State = Literal["unloaded", "loading", "ready", "closed"]
+FloatArray = NDArray[np.float32]
+
+
+class Recommender:
+    """Ranks a catalogue for a history, offline. Make one with `Recommender.open`.
+
+    Attributes:
+        bundle: the open bundle; its manifest and catalogue may be read, it is closed with the recommender.
+        engine: name of the engine that runs the graph.
+    """
+
+    def __init__(self) -> None:
+        self._state: State = "unloaded"
+        self._gate = threading.Condition()
+        self._active = 0
+
+    @classmethod
+    def open(
+        cls,
+        bundle: str | Path,
+        history: str | Path | History = ":memory:",
+        engine: str | None = None,
+        *,
+        public_keys: Sequence[bytes] = (),
+        threads: int = 1,
+    ) -> Recommender:
+        """Verify and map the bundle, open the history, load the engine and run it once.
+
+        Args:
+            bundle: directory or stored ZIP.
+            history: file of this person's history, made when absent; ":memory:" keeps it in memory; or a
+                `History` that the caller made (it is closed with the recommender).
+            engine: `onnxruntime`, `executorch` or `numpy`; None takes the first of these that is usable here.
+            public_keys: one of them (PEM or 32 raw bytes) must have signed the bundle; none: the signature is
+                not checked.
+            threads: threads that the engine may use for one list.
+
+        Raises:
+            BundleError: the bundle is missing, damaged, hostile, too new or not signed by one of the keys.
+            HistoryError: the history cannot be used.
+            PocketrecError: `engine-unavailable`, or `engine-failed` when the first run fails.
+        """
+        made = cls()
+        made._load(bundle, history, engine, public_keys, threads)
+        return made
+
+    @property
+    def state(self) -> State:
+        """Where in its life the recommender is."""
+        return self._state
+
+    def record(self, item_id: str, event: str = "", timestamp: int | None = None) -> Event:
+        """Append an event to the history; durable when it returns. No timestamp means now.
+
+        An item that the catalogue lacks is recorded too: the next catalogue may have it.
+        """
+        with self._ready():
+            return self.history.record(item_id, event, timestamp)
+
+    def events(self) -> list[Event]:
+        """The stored history, oldest first."""
+        with self._ready():
+            return self.history.events()
+
+    def recommend(
+        self,
+        k: int = 10,
+        *,
+        candidates: Iterable[str] | None = None,
+        exclude: Iterable[str] = (),
+        filter_seen: bool = True,
+        at: int | None = None,
+    ) -> Ranking:
+        """`rank` over the stored history."""
+        return self.rank(
+            self.events(), k, candidates=candidates, exclude=exclude, filter_seen=filter_seen, at=at
+        )
+
+    def rank(
+        self,
+        history: Iterable[HistoryItem],
+        k: int = 10,
+        *,
+        candidates: Iterable[str] | None = None,
+        exclude: Iterable[str] = (),
+        filter_seen: bool = True,
+        at: int | None = None,
+    ) -> Ranking:
+        """The k best items for a history; changes nothing and reads no stored history.
+
+        Args:
+            history: oldest first: item ids, `Event`s, or `(item_id, event, timestamp)`. Items that the
+                catalogue lacks are skipped and counted.
+            k: at least 1; fewer items come back when fewer are left.
+            candidates: rank only these; None ranks the whole catalogue, an empty list gives an empty ranking.
+            exclude: never these; ids that the catalogue lacks do no harm.
+            filter_seen: leave out every item of the history.
+            at: Unix seconds; later events are ignored, as if the list were asked for at that time.
+
+        Returns:
+            Best first, equal scores in catalogue order. With no known item in the history: by the popularity
+            prior, and `fallback` is set.
+
+        Raises:
+            DataError: `k-invalid`, `candidate-unknown`, or a history that holds something else than events.
+        """
+        k = _check_k(k)
+        with self._ready():
+            known = self._known(history, at)
+            among = None if candidates is None else self._candidates(candidates)
+            banned = self._positions(_ids(exclude, "exclude"))
+            if filter_seen:
+                banned = np.union1d(banned, known.positions)
+            fallback = not len(known)
+            if among is not None and not len(among):
+                return Ranking([], fallback=fallback, skipped=known.skipped, engine="")
+            scores = self._score(known, among)
+            if among is not None:
+                banned = np.flatnonzero(np.isin(among, banned))
+            best = best_allowed(scores, k, banned)
+            chosen = best if among is None else among[best]
+            items = [
+                self._recommendation(p, s)
+                for p, s in zip(chosen.tolist(), scores[best].tolist(), strict=True)
+            ]
+            return Ranking(
+                items, fallback=fallback, skipped=known.skipped, engine="" if fallback else self.engine
+            )
+
+    def similar_items(self, item_id: str, k: int = 10) -> Ranking:
+        """The k items whose rows point most nearly in the direction of this item's (cosine), itself left out.
+
+        Raises:
+            DataError: `item-unknown`, `k-invalid`.
+        """
+        k = _check_k(k)
+        with self._ready():
+            position = self.bundle.catalogue.position(check_text(item_id, "item id"))
+            if position is None:
+                raise DataError(
+                    f"the catalogue has no item {item_id!r}.",
+                    code="item-unknown",
+                    remedy="Use an id of this bundle's catalogue.",
+                )
+            table = self.bundle.tables["items"]
+            norms = table.norms()
+            products = table.scores(table.rows(np.array([position]))[0])
+            scale = norms * norms[position]
+            scores = np.divide(products, scale, out=np.zeros_like(products), where=scale > 0)
+            best = best_allowed(scores, k, np.array([position]))
+            items = [
+                self._recommendation(p, s) for p, s in zip(best.tolist(), scores[best].tolist(), strict=True)
+            ]
+            return Ranking(items, fallback=False, skipped=0, engine="")
+
+    def scores(self, history: Iterable[HistoryItem], at: int | None = None) -> ScoreVector:
+        """Raw scores of the whole catalogue in catalogue order, float32 [n]; nothing is filtered.
+
+        It is an array with two notes: `fallback` (these are the popularity prior) and `skipped`.
+        """
+        with self._ready():
+            known = self._known(history, at)
+            return ScoreVector.of(self._score(known, None), fallback=not len(known), skipped=known.skipped)
+
+    def forget(self, item_id: str) -> int:
+        """Delete every stored event of an item, beyond recovery; returns how many there were."""
+        with self._ready():
+            return self.history.forget(item_id)
+
+    def clear(self) -> int:
+        """Delete the stored history, beyond recovery; returns how many events there were."""
+        with self._ready():
+            return self.history.clear()
+
+    def export(self, path: str | Path) -> int:
+        """Write the stored history as JSON lines; returns how many events there were."""
+        with self._ready():
+            return self.history.export(path)
+
+    def close(self) -> None:
+        """Wait for calls under way, then let go of engine, history and bundle. Further calls do nothing."""
+        with self._gate:
+            if self._state == "closed":
+                return
+            was_ready = self._state == "ready"
+            self._state = "closed"
+            self._gate.wait_for(lambda: self._active == 0)
+        if was_ready:
+            self._engine.close()
+            self.history.close()
+            self.bundle.close()
+
+    def __enter__(self) -> Recommender:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def _load(
+        self,
+        bundle: str | Path,
+        history: str | Path | History,
+        engine: str | None,
+        public_keys: Sequence[bytes],
+        threads: int,
+    ) -> None:
+        self._state = "loading"
+        opened: list[Bundle | History | Engine] = []
+        try:
+            self.bundle = Bundle.open(bundle, public_keys)
+            opened.append(self.bundle)
+            self._engine = _load_engine(engine, self.bundle, threads)
+            opened.append(self._engine)
+            self.engine = self._engine.name
+            graph = self.bundle.manifest.graph
+            # Once, on nothing: first-run costs are paid here, and a graph that cannot run is found out here.
+            self._engine.run(
+                np.zeros((1, graph.length, graph.dim), np.float32), np.zeros((1, graph.length), np.float32)
+            )
+            self.history = history if isinstance(history, History) else History(history)
+        except BaseException:
+            self._state = "closed"
+            for part in reversed(opened):
+                part.close()
+            raise
+        self._state = "ready"
+
+    @contextmanager
+    def _ready(self) -> Iterator[None]:
+        """Count a call in and out, so that `close` can wait for it."""
+        with self._gate:
+            if self._state != "ready":
+                raise PocketrecError(
+                    f"the recommender is {self._state}.", code="closed", remedy="Open the bundle again."
+                )
+            self._active += 1
+        try:
+            yield
+        finally:
+            with self._gate:
+                self._active -= 1
+                self._gate.notify_all()
+
+    def _known(self, history: Iterable[HistoryItem], at: int | None) -> Known:
+        events = as_events(history)
+        if at is not None:
+            limit = check_time(at)
+            events = [event for event in events if event.timestamp is None or event.timestamp <= limit]
+        return self.bundle.inputs.known(events, self.bundle.catalogue)
+
+    def _score(self, known: Known, among: NDArray[np.intp] | None) -> FloatArray:
+        """Scores of the catalogue, or of the positions `among`; a fresh array."""
+        if not len(known):
+            prior = self.bundle.catalogue.prior
+            return np.array(prior if among is None else prior[among])
+        query = self._engine.run(*self.bundle.inputs.fuse(known))
+        return self.bundle.tables["items"].scores(query, among)
+
+    def _candidates(self, candidates: Iterable[str]) -> NDArray[np.intp]:
+        """Positions of the candidates, ascending, each once."""
+        ids = _ids(candidates, "candidates")
+        positions = self.bundle.catalogue.positions(ids)
+        if (positions < 0).any():
+            unknown = [item for item, position in zip(ids, positions.tolist(), strict=True) if position < 0]
+            raise DataError(
+                f"{len(unknown)} of the candidates are not in the catalogue, such as {unknown[0]!r}.",
+                code="candidate-unknown",
+                remedy="Give ids of this bundle's catalogue.",
+            )
+        return np.unique(positions)
+
+    def _positions(self, ids: Collection[str]) -> NDArray[np.intp]:
+        """Positions of the ids that the catalogue has, ascending, each once."""
+        positions = self.bundle.catalogue.positions(list(ids))
+        return np.unique(positions[positions >= 0])
+
+    def _recommendation(self, position: int, score: float) -> Recommendation:
+        catalogue = self.bundle.catalogue
+        display = {column: catalogue.text(column, position) for column in catalogue.columns}
+        return Recommendation(catalogue.item_id(position), score, display.get("title", ""), position, display)
+
+
+def _load_engine(name: str | None, bundle: Bundle, threads: int) -> Engine:
+    if name is not None:
+        return load_engine(name, bundle, threads)
+    usable = available_engines(bundle)
+    if not usable:
+        raise PocketrecError(
+            "none of the bundle's engines is usable here.",
+            code="engine-unavailable",
+            remedy=f"Install one of {sorted(bundle.manifest.engines)}.",
+        )
+    return load_engine(usable[0], bundle, threads)
+
+
+def _check_k(k: int) -> int:
+    if isinstance(k, bool) or not hasattr(k, "__index__") or k < 1:
+        raise DataError(
+            f"k is {k!r}.", code="k-invalid", remedy="Ask for a whole number of items, at least 1."
+        )
+    return int(k)
+
+
+def _ids(ids: Iterable[str], what: str) -> list[str]:
+    if isinstance(ids, (str, bytes)):
+        raise DataError(
+            f"{what} is the text {ids!r}, not a list of item ids.",
+            code="ids-invalid",
+            remedy="Wrap a single item id in a list.",
+        )
+    return [check_text(item_id, "item id") for item_id in ids]
