@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
@@ -38,7 +38,7 @@ from pocketrec_export.data_report import EARLIEST, DataReport, refuse
 from pocketrec_export.data_time import MICROS, microseconds
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Dataset:
     """Interactions grouped by user, and the catalogue. Arrays are read-only.
 
@@ -64,11 +64,14 @@ class Dataset:
     event_ids: NDArray[np.int16]
     texts: list[str]
     columns: dict[str, list[str]]
-    report: DataReport = field(repr=False)
+    report: DataReport
 
     def __post_init__(self) -> None:
         for array in (self.offsets, self.items, self.timestamps, self.event_ids):
             array.setflags(write=False)
+
+    def __repr__(self) -> str:
+        return f"Dataset({self.num_users:,} users, {self.num_items:,} items, {self.num_events:,} events)"
 
     @property
     def num_users(self) -> int:
