@@ -16,7 +16,7 @@ import os
 import secrets
 import shutil
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +51,7 @@ def write_bundle(
     force: bool = False,
     sign_key: bytes | None = None,
     as_zip: bool = False,
+    check: Callable[[Path], None] | None = None,
 ) -> Path:
     """Write `content` as a bundle at `out` and return its path.
 
@@ -58,6 +59,8 @@ def write_bundle(
         force: replace a bundle that is there.
         sign_key: Ed25519 private key in PEM; the bundle is then signed.
         as_zip: one stored ZIP instead of a directory.
+        check: called with the hidden directory once it holds the whole bundle; what it raises stops the
+            writing, and nothing is left behind.
 
     Raises:
         PocketrecError: `exists` when something is at `out` and `force` is not set, or when what is there is
@@ -73,6 +76,8 @@ def write_bundle(
             work, archive = _hidden(target, "new"), _hidden(target, "new")
             try:
                 _write_directory(work, content, sign_key)
+                if check is not None:
+                    check(work)
                 if as_zip:
                     zip_directory(work, archive)
                     Bundle.open(archive).close()

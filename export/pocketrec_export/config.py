@@ -1,0 +1,151 @@
+"""What a build can be told, with its defaults; a TOML file holds the same tables, such as `[training]`.
+
+The defaults are the recipe. They were chosen on the validation parts of real data sets, never on their tests.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import tomllib
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from pocketrec.errors import DataError
+
+SizeName = Literal["tiny", "small", "base"]
+
+
+class Section(BaseModel):
+    """Unknown keys are refused: a misspelt option must not be ignored in silence."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    def key(self) -> str:
+        """Twelve hex digits that differ when any value differs; names stages and their files."""
+        return hashlib.sha256(self.model_dump_json().encode()).hexdigest()[:12]
+
+
+class StudentConfig(Section):
+    """How the student is made."""
+
+    size: SizeName = "small"
+    length: int = Field(50, ge=2, le=512, description="events that the graph reads")
+    kappa: float = Field(
+        2.0, gt=0, description="interactions at which behaviour weighs as much as it ever half does"
+    )
+    recency_heads: int = Field(
+        4, ge=1, description="independent recency curves, each over its slice of the width"
+    )
+    input_dropout: float = Field(0.2, ge=0, lt=1)
+    hidden_dropout: float = Field(0.2, ge=0, lt=1)
+
+
+class TrainingConfig(Section):
+    """Next-item training, for students and teachers alike."""
+
+    epochs: int = Field(60, ge=1, description="at most; early stopping usually ends sooner")
+    patience: int = Field(4, ge=1, description="epochs without a better validation NDCG@10 before it stops")
+    learning_rate: float = Field(1e-3, gt=0)
+    warmup_steps: int = Field(100, ge=1)
+    weight_decay: float = Field(0.0, ge=0)
+    positions: int = Field(2048, ge=1, description="next-item predictions in a batch")
+    negatives: int = Field(
+        -1,
+        ge=-1,
+        description="uniform negatives shared by the batch; 0 the whole catalogue; -1 chooses by its size",
+    )
+    behaviour_dropout: float = Field(
+        0.1, ge=0, lt=1, description="share of items reduced to their text, per batch"
+    )
+    averaging: float = Field(
+        0.99, ge=0, lt=1, description="decay of the moving average of the weights; 0 is off"
+    )
+    validation_users: int = Field(5000, ge=1, description="at most, drawn by the seed")
+    mixed_precision: Literal["auto", "no", "bf16"] = Field(
+        "auto", description="auto is bf16 where the processor multiplies in it"
+    )
+
+    def negatives_for(self, items: int) -> int:
+        """Negatives to draw for a catalogue of this size; 0 means the full softmax."""
+        if self.negatives >= 0:
+            return self.negatives
+        return 0 if items <= 20_000 else 4096
+
+
+class TeacherConfig(Section):
+    """The built-in teacher: a wider model of the student's family, on text and ids."""
+
+    dim: int = Field(384, ge=32)
+    layers: int = Field(2, ge=1)
+    heads: int = Field(6, ge=1)
+    input_dropout: float = Field(0.3, ge=0, lt=1)
+    hidden_dropout: float = Field(0.3, ge=0, lt=1)
+    top_k: int = Field(100, ge=1, description="length of the cached lists")
+
+
+class DuoKDConfig(Section):
+    """The DuoKD loss; names follow methods §2 as docs/duokd.md writes them."""
+
+    top_k: int = Field(10, ge=1, description="K, teacher items among the positives")
+    negatives: int = Field(40, ge=0, description="|N|, half over-rated, half uniform")
+    student_top: int = Field(
+        50, ge=1, description="the student's own top items that over-rated negatives come from"
+    )
+    beta: float = Field(1.0, gt=0, description="how fast a positive's weight falls with the teacher's rank")
+    gamma_position: float = Field(0.3, ge=0)
+    gamma_confidence: float = Field(0.5, ge=0)
+    gamma_overlap: float = Field(0.1, ge=0)
+    epsilon: float = Field(0.1, gt=0, description="how fast a rank gap becomes certainty of being over-rated")
+    margin: float = Field(
+        0.1, ge=0, description="scale of the teacher's log-probability gap used as a margin"
+    )
+    margin_cap: float = Field(1.0, ge=0)
+    guard: float = Field(
+        0.0, ge=0, description="delta: items the teacher puts this close to the target are no negatives"
+    )
+    lambda_positive: float = Field(0.3, ge=0)
+    lambda_negative: float = Field(0.1, ge=0)
+    reliability: bool = True
+
+
+class BuildConfig(Section):
+    """A whole build."""
+
+    seed: int = 0
+    student: StudentConfig = StudentConfig()
+    training: TrainingConfig = TrainingConfig()
+    teacher: TeacherConfig = TeacherConfig()
+    duokd: DuoKDConfig = DuoKDConfig()
+
+
+def load_config(path: Path | None, overrides: dict[str, Any] | None = None) -> BuildConfig:
+    """The defaults, changed by a TOML file, changed by `overrides` (nested like the file).
+
+    Raises:
+        DataError: the file cannot be read, or holds a key or value that is not allowed; names it.
+    """
+    values: dict[str, Any] = {}
+    if path is not None:
+        try:
+            values = tomllib.loads(path.read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+            raise DataError(
+                f"{path}: {error}.", code="config-invalid", remedy="Give a readable TOML file."
+            ) from None
+    for section, value in (overrides or {}).items():
+        if isinstance(value, dict) and isinstance(values.get(section), dict):
+            values[section] = {**values[section], **value}
+        else:
+            values[section] = value
+    try:
+        return BuildConfig.model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise DataError(
+            f"configuration: {where} = {first.get('input')!r}: {first['msg']}.",
+            code="config-invalid",
+            remedy="docs/configuration.md lists what can be set.",
+        ) from None

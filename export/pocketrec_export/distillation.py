@@ -1,0 +1,44 @@
+"""Where training meets the teacher's cache: lists for a batch, and the DuoKD loss on them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .cache import TeacherCache
+from .config import DuoKDConfig
+from .duokd import KnownItems, TeacherBatch, duokd_loss
+from .losses import Candidates
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """What the teacher says about the positions of one batch, and whose positions they are."""
+
+    teacher: TeacherBatch
+    users: Tensor
+
+    def items(self) -> Tensor:
+        """Catalogue items that must take part in the batch: the teacher's lists."""
+        return self.teacher.ids[self.teacher.ids >= 0]
+
+
+class Distillation:
+    """A finished teacher cache and the loss that learns from it."""
+
+    def __init__(self, cache: TeacherCache, known: KnownItems, config: DuoKDConfig) -> None:
+        self.cache, self.known, self.config = cache, known, config
+
+    def lesson(self, batch: dict[str, Tensor]) -> Lesson:
+        """Look up the valid positions of a packed batch, in the order in which `ScoreStep` scores them."""
+        index = batch["index"][batch["segments"] > 0]
+        return Lesson(self.cache.batch(index), self.known.users_of(index))
+
+    def loss(self, candidates: Candidates, lesson: Lesson) -> Tensor:
+        """ρ · (λp Lpos + λn Lneg), the mean over the positions. Scalar."""
+        generator = torch.Generator(device=candidates.scores.device)
+        # Follows the global seed, which training sets for each epoch.
+        generator.manual_seed(int(torch.randint(0, 2**31 - 1, (1,))))
+        return duokd_loss(candidates, lesson.teacher, self.known, lesson.users, self.config, generator).total

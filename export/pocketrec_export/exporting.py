@@ -1,0 +1,159 @@
+"""From a checkpoint to a bundle: quantise, write each target, run it, compare it; only then is it done."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import logging
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from pocketrec.errors import PocketrecError
+from pocketrec.manifest import Backbone as BackboneSpec
+from pocketrec.verify import Verification, verify
+
+from .backbone import Backbone, backbone_tensors
+from .checkpoint import Checkpoint
+from .content import BundleContent, TableContent
+from .golden_requests import golden_requests
+from .precision import RECIPES, recipe, scheme_of
+from .writer import write_bundle
+
+log = logging.getLogger(__name__)
+
+TARGETS = ("onnx", "executorch")
+
+
+@dataclass(frozen=True)
+class ExportOptions:
+    """What a bundle is to be.
+
+    Attributes:
+        targets: graphs to write, of `TARGETS`; the numpy engine needs none.
+        precision: a recipe of `precision.RECIPES`.
+        licences: SPDX expressions by what they cover.
+        sign_key: Ed25519 private key, PEM; None leaves the bundle unsigned.
+    """
+
+    targets: Sequence[str] = TARGETS
+    precision: str = "int8"
+    name: str = ""
+    model_version: int = 1
+    catalogue_version: int = 1
+    licences: dict[str, str] = field(default_factory=dict)
+    sign_key: bytes | None = None
+    as_zip: bool = False
+    force: bool = False
+    created: str | None = None
+
+    def __post_init__(self) -> None:
+        unknown = sorted(set(self.targets) - set(TARGETS))
+        if unknown:
+            raise PocketrecError(
+                f"there is no target {unknown[0]!r}.",
+                code="target-unknown",
+                remedy=f"Choose from {','.join(TARGETS)}.",
+            )
+        if self.precision not in RECIPES:
+            recipe(self.precision)  # raises, naming the recipes
+
+
+def export_checkpoint(
+    checkpoint: Checkpoint, out: Path, options: ExportOptions, figures: dict[str, Any] | None = None
+) -> Verification:
+    """Write the bundle of a checkpoint at `out`; what its own runtime says of it is the result.
+
+    Raises:
+        PocketrecError: `artifact-disagrees` when a target's artifact, run by its runtime, does not agree with
+            the numpy engine; `exists`, `target-unknown`, `precision-unknown`. Nothing is left behind.
+    """
+    precision = recipe(options.precision)
+    backbone = Backbone.from_qwen3(checkpoint.backbone, torch.from_numpy(checkpoint.recency))
+    tensors = backbone_tensors(backbone, precision)
+    engines: dict[str, dict[str, str | None]] = {}
+    graphs: dict[str, bytes] = {}
+    if "onnx" in options.targets:
+        from .target_onnx import to_onnx
+
+        log.info("writing model.onnx (%s)", options.precision)
+        graphs["onnx"] = to_onnx(backbone, precision)
+        engines["onnxruntime"] = {
+            "min_version": "1.20",
+            "made_with": importlib.metadata.version("onnxruntime"),
+        }
+    if "executorch" in options.targets:
+        from .target_executorch import to_executorch
+
+        log.info("lowering model.pte (%s); this takes a while", options.precision)
+        graphs["executorch"] = to_executorch(backbone, precision)
+        made = importlib.metadata.version("executorch")
+        major, minor = made.split(".")[:2]
+        # A .pte is guaranteed for the release that made it and the next minor one.
+        engines["executorch"] = {
+            "min_version": f"{major}.{minor}",
+            "max_version": f"{major}.{int(minor) + 1}",
+            "made_with": made,
+        }
+    events = list(checkpoint.meta["events"])
+    prior = checkpoint.seen.astype(np.float32)
+    shape = (len(checkpoint.item_ids), checkpoint.item_rows.shape[1])
+    content = BundleContent(
+        name=options.name or out.stem,
+        precision=options.precision,
+        length=checkpoint.length,
+        backbone=BackboneSpec(**asdict(backbone.shape)),
+        backbone_tensors=tensors,
+        items=TableContent(scheme_of(precision, "tables.items", shape), rows=checkpoint.item_rows),
+        words=TableContent(
+            scheme_of(precision, "tables.words", checkpoint.words.shape), rows=checkpoint.words
+        ),
+        event_rows=checkpoint.event_rows,
+        gap_rows=checkpoint.gap_rows,
+        events=events,
+        gap_seconds=checkpoint.meta["gap_seconds"],
+        item_ids=checkpoint.item_ids,
+        prior=prior,
+        seen=checkpoint.seen,
+        tokenizer=checkpoint.tokenizer,
+        display=checkpoint.columns,
+        onnx=graphs.get("onnx"),
+        pte=graphs.get("executorch"),
+        engines=engines,
+        golden=golden_requests(checkpoint.item_ids, prior, events, checkpoint.length),
+        model_version=options.model_version,
+        catalogue_version=options.catalogue_version,
+        licences=options.licences,
+        figures=figures or {},
+        created=options.created,
+    )
+
+    results: list[Verification] = []
+
+    def check(directory: Path) -> None:
+        results.append(verify(directory))
+        wrong = [f"{c.name}: {c.detail}" for c in results[-1].checks if c.status == "failed"]
+        missing = [
+            f"{c.name} could not be run"
+            for c in results[-1].checks
+            if c.status == "skipped" and c.name in engines
+        ]
+        if wrong or missing:
+            raise PocketrecError(
+                f"the bundle does not do what its checkpoint says ({'; '.join(wrong + missing)}).",
+                code="artifact-disagrees",
+                remedy="Choose another precision, or leave the target out with --targets.",
+            )
+
+    write_bundle(
+        out,
+        content=content,
+        force=options.force,
+        sign_key=options.sign_key,
+        as_zip=options.as_zip,
+        check=check,
+    )
+    return results[0]

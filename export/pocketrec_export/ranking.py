@@ -1,0 +1,73 @@
+"""Ranks by a float model: what early stopping watches, and what the quantised bundle is held against."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from .batches import Histories
+from .metrics import pessimistic_rank
+from .split import Part, Split
+from .student import Student
+
+
+class FloatRanker:
+    """Scores histories of a dataset with a `Student` (or a teacher of its family) in float32, in chunks."""
+
+    def __init__(self, split: Split, gap_seconds: tuple[int, ...]) -> None:
+        dataset = split.dataset
+        self.split = split
+        self.histories = Histories.from_events(
+            dataset.offsets, dataset.items, dataset.event_ids, dataset.timestamps, gap_seconds
+        )
+
+    @torch.no_grad()
+    def scores(
+        self, model: Student, part: Part, users: NDArray[np.int32], chunk: int = 256
+    ) -> Iterator[np.ndarray]:
+        """float32 [<= chunk, items] for the given users' histories of this part, in order."""
+        model.eval()
+        device = model.event_rows.device
+        rows = model.rows(torch.arange(self.split.dataset.num_items, device=device))
+        for first in range(0, len(users), chunk):
+            end = np.array([self.split.target(int(user), part) for user in users[first : first + chunk]])
+            begin = self.split.dataset.offsets[users[first : first + chunk]]
+            yield self._chunk(model, rows, begin, end, device).cpu().numpy()
+
+    def _chunk(
+        self, model: Student, rows: Tensor, begin: np.ndarray, end: np.ndarray, device: torch.device
+    ) -> Tensor:
+        size = np.minimum(end - begin, model.length)
+        width = int(size.max())
+        column = np.arange(width)[None] - (width - size)[:, None]  # left padding: negative there
+        index = np.where(column >= 0, (end - size)[:, None] + column, 0)
+        there = column >= 0
+
+        def take(values: np.ndarray) -> Tensor:
+            return torch.from_numpy(np.where(there, values[index], 0).astype(np.int64)).to(device)
+
+        queries = model.queries(
+            rows[take(self.histories.items)],
+            take(self.histories.events),
+            take(self.histories.gaps),
+            torch.from_numpy(there.astype(np.int64)).to(device),
+        )
+        return queries[:, -1] @ rows.T
+
+    def ranks(self, model: Student, part: Part, users: NDArray[np.int32] | None = None) -> NDArray[np.int64]:
+        """Pessimistic ranks of the targets, int64 [users], in the protocol of `metrics`."""
+        users = self.split.users_for(part) if users is None else users
+        items = self.split.dataset.items
+        out: list[NDArray[np.int64]] = []
+        done = 0
+        for scores in self.scores(model, part, users):
+            chunk = users[done : done + len(scores)]
+            done += len(scores)
+            targets = np.array([items[self.split.target(int(user), part)] for user in chunk])
+            seen = [items[self.split.history(int(user), part)] for user in chunk]
+            out.append(pessimistic_rank(scores, targets, seen))
+        return np.concatenate(out) if out else np.zeros(0, np.int64)

@@ -1,0 +1,95 @@
+"""Item texts: a tokenizer trained on them, TF-IDF weights over its tokens, and word rows to start from.
+
+An item's text row is the TF-IDF weighted sum of the rows of its tokens. So the word table and the item table
+live in one space, and the row of an item that nobody has seen needs nothing but its text.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import sparse
+from sklearn.decomposition import TruncatedSVD
+from sklearn.feature_extraction.text import TfidfTransformer
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+
+SPECIAL_TOKENS = ("<pad>", "<unk>", "<s>", "</s>")
+
+
+def train_tokenizer(texts: list[str], vocab_size: int) -> Tokenizer:
+    """Train a byte-pair tokenizer (lower-cased, accents stripped, split at spaces and punctuation) on item
+    texts.
+
+    The vocabulary has at most `vocab_size` entries, fewer when the texts hold fewer; the four special tokens
+    come first.
+    """
+    tokenizer = Tokenizer(models.BPE(unk_token="<unk>", continuing_subword_prefix="##"))
+    tokenizer.normalizer = normalizers.Sequence(
+        [normalizers.NFKD(), normalizers.StripAccents(), normalizers.Lowercase()]
+    )
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Whitespace(),
+            pre_tokenizers.Punctuation(),
+            pre_tokenizers.Digits(individual_digits=False),
+        ]
+    )
+    tokenizer.decoder = decoders.WordPiece(prefix="##")
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        min_frequency=2,
+        special_tokens=list(SPECIAL_TOKENS),
+        continuing_subword_prefix="##",
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    return tokenizer
+
+
+@dataclass(frozen=True)
+class TextFeatures:
+    """TF-IDF of the catalogue over token ids.
+
+    Attributes:
+        weights: CSR float32 [items, vocab]; each row has L2 norm 1, or is empty when the item has no text.
+        idf: float32 [vocab], the weight of one occurrence of each token.
+    """
+
+    weights: sparse.csr_matrix
+    idf: np.ndarray
+
+    def start_rows(self, dim: int, seed: int) -> np.ndarray:
+        """Word rows float32 [vocab, dim] under which dot products of text rows approximate TF-IDF cosines.
+
+        They are the right singular vectors of the TF-IDF matrix (latent semantic analysis, Deerwester et al.
+        1990); what the rank of the matrix leaves free is zero.
+        """
+        vocab = self.weights.shape[1]
+        rows = np.zeros((vocab, dim), np.float32)
+        rank = min(dim, vocab - 1, self.weights.shape[0] - 1)
+        if rank > 0 and self.weights.nnz:
+            svd = TruncatedSVD(n_components=rank, algorithm="randomized", n_iter=4, random_state=seed)
+            svd.fit(self.weights)
+            rows[:, :rank] = svd.components_.T
+        return rows
+
+
+def text_features(texts: list[str], tokenizer: Tokenizer) -> TextFeatures:
+    """TF-IDF with sublinear term frequency (scikit-learn's formulas) of every text over the tokenizer's
+    vocabulary."""
+    encoded = tokenizer.encode_batch(texts, add_special_tokens=False)
+    lengths = np.fromiter((len(e.ids) for e in encoded), np.int64, len(encoded))
+    indptr = np.concatenate([[0], np.cumsum(lengths)])
+    indices = (
+        np.concatenate([np.asarray(e.ids, np.int32) for e in encoded])
+        if len(encoded)
+        else np.zeros(0, np.int32)
+    )
+    counts = sparse.csr_matrix(
+        (np.ones(len(indices), np.float32), indices, indptr), shape=(len(texts), tokenizer.get_vocab_size())
+    )
+    counts.sum_duplicates()
+    transformer = TfidfTransformer(sublinear_tf=True, norm="l2")
+    weights = transformer.fit_transform(counts).astype(np.float32).tocsr()
+    return TextFeatures(weights, transformer.idf_.astype(np.float32))
