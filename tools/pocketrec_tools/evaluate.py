@@ -194,7 +194,7 @@ def cli_evaluate(
     split: Annotated[SplitName, typer.Option("--split", help="Which held-out events.")] = SplitName.test,
     users: Annotated[
         int | None,
-        typer.Option("--users", min=1, help="At most so many, drawn by the seed; all when not given."),
+        typer.Option("--users", metavar="N", help="At most so many, drawn by the seed; all when not given."),
     ] = None,
     engine: Annotated[
         str | None, typer.Option("--engine", metavar="NAME", help="onnxruntime, executorch or numpy.")
