@@ -173,6 +173,11 @@ class BundleContent:
         if b"" in encoded:
             raise DataError(f"the item id at position {encoded.index(b'')} is empty.", code="item-id-invalid")
         seen = self.prior if self.seen is None else self.seen
+        for what, values in (("prior", self.prior), ("seen", seen)):
+            if len(values) != n or not (np.isfinite(values) & (np.asarray(values) >= 0)).all():
+                raise DataError(
+                    f"{what} must be {n} finite numbers that are not negative.", code="content-invalid"
+                )
         tensors: dict[str, NDArray[Any]] = {
             "prior": np.ascontiguousarray(self.prior, dtype=np.float32),
             "seen": np.ascontiguousarray(seen, dtype=np.uint32),

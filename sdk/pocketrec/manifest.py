@@ -123,7 +123,7 @@ class Manifest(Part):
     """The whole of `manifest.json`; the fields are described in docs/bundle.md, section 2."""
 
     format: Literal["pocketrec-bundle"]
-    format_version: Literal[1]
+    format_version: int = Field(ge=FORMAT_VERSION, le=FORMAT_VERSION)  # a Literal would admit true
     requires: tuple[Label, ...]
     bundle_id: Digest
     name: Label
