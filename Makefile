@@ -12,7 +12,7 @@ export OMP_WAIT_POLICY ?= PASSIVE
 export TOKENIZERS_PARALLELISM ?= false
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint format pytest bench lock clean distclean
+.PHONY: help setup demo test lint format pytest bench docs lock clean distclean
 
 help:  ## say what can be made
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -53,6 +53,9 @@ bench: setup  ## latency, memory and size of a bundle; the demo's, or BUNDLE=pat
 lock: setup  ## pin the newest versions that fit pyproject.toml into constraints.txt
 	$(BIN)/uv pip compile pyproject.toml --all-extras --universal --python-version 3.11 --upgrade --quiet \
 	    --no-header --no-annotate --no-emit-index-url --output-file constraints.txt
+
+docs: setup  ## write the pages that are made from the code
+	$(BIN)/python -m pocketrec_export.config_reference > docs/configuration.md
 
 clean:  ## remove what tests and builds leave behind; runs/ and .venv stay
 	rm -rf build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis

@@ -30,7 +30,7 @@ class Section(BaseModel):
 class StudentConfig(Section):
     """How the student is made."""
 
-    size: SizeName = "small"
+    size: SizeName = Field("small", description="depth, width and heads together")
     length: int = Field(50, ge=2, le=512, description="events that the graph reads")
     kappa: float = Field(
         2.0, gt=0, description="interactions at which behaviour weighs as much as it ever half does"
@@ -38,8 +38,8 @@ class StudentConfig(Section):
     recency_heads: int = Field(
         4, ge=1, description="independent recency curves, each over its slice of the width"
     )
-    input_dropout: float = Field(0.2, ge=0, lt=1)
-    hidden_dropout: float = Field(0.2, ge=0, lt=1)
+    input_dropout: float = Field(0.2, ge=0, lt=1, description="of history rows")
+    hidden_dropout: float = Field(0.2, ge=0, lt=1, description="of what attention and MLP add")
 
 
 class TrainingConfig(Section):
@@ -47,9 +47,9 @@ class TrainingConfig(Section):
 
     epochs: int = Field(60, ge=1, description="at most; early stopping usually ends sooner")
     patience: int = Field(4, ge=1, description="epochs without a better validation NDCG@10 before it stops")
-    learning_rate: float = Field(1e-3, gt=0)
-    warmup_steps: int = Field(100, ge=1)
-    weight_decay: float = Field(0.0, ge=0)
+    learning_rate: float = Field(1e-3, gt=0, description="of Adam, after the warm-up")
+    warmup_steps: int = Field(100, ge=1, description="batches in which the rate rises from 0")
+    weight_decay: float = Field(0.0, ge=0, description="of matrices and tables, decoupled")
     positions: int = Field(2048, ge=1, description="next-item predictions in a batch")
     negatives: int = Field(
         -1,
@@ -77,11 +77,11 @@ class TrainingConfig(Section):
 class TeacherConfig(Section):
     """The built-in teacher: a wider model of the student's family, on text and ids."""
 
-    dim: int = Field(384, ge=32)
-    layers: int = Field(2, ge=1)
-    heads: int = Field(6, ge=1)
-    input_dropout: float = Field(0.3, ge=0, lt=1)
-    hidden_dropout: float = Field(0.3, ge=0, lt=1)
+    dim: int = Field(384, ge=32, description="width")
+    layers: int = Field(2, ge=1, description="depth")
+    heads: int = Field(6, ge=1, description="attention heads; must divide the width")
+    input_dropout: float = Field(0.3, ge=0, lt=1, description="of history rows")
+    hidden_dropout: float = Field(0.3, ge=0, lt=1, description="of what attention and MLP add")
     top_k: int = Field(100, ge=1, description="length of the cached lists")
 
 
