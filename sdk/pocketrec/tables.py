@@ -1,9 +1,10 @@
 """The table: quantised rows on the device, looked up and scanned (docs/bundle.md, sections 3 and 6).
 
 The scan never holds a float copy of the table. It takes a block of rows, converts its integers into a float32
-scratch that stays in the cache, and lets BLAS multiply: the sums are of integers below 2^24, which float32
-holds exactly, so the score is the exact integer of section 6 in whatever order BLAS adds. Above that bound
-the scratch is float64.
+scratch that stays in the cache, and multiplies there: the sums are of integers below 2^24, which float32
+holds exactly, so the score is the exact integer of section 6 in whatever order the terms are added. Above
+that bound the scratch is float64. The products are chosen such that no BLAS starts threads for them, which
+on a busy machine cost more than the whole scan.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ IntArray = NDArray[np.integer[Any]]
 _SCRATCH_BYTES = 1 << 20  # half of a common second-level cache
 _MAX_QUERY = 127
 _EXACT_FLOAT32 = 1 << 24
+_ONE_THREAD = 1 << 18  # multiplications up to which OpenBLAS computes a matrix product on the calling thread
 
 
 class Table:
@@ -114,7 +116,7 @@ class Table:
         # In float64, rounded once: equal rows get equal scores, and a subset gets the scores of the whole.
         wide = query.astype(np.float64)
         for where, block in self._blocks(subset, len(out), np.float64):
-            out[where] = block @ wide
+            out[where] = np.vecdot(block, wide)
 
     def _scan_int8(self, query: FloatArray, subset: IntArray | None, out: FloatArray) -> None:
         assert self._scale is not None
@@ -123,7 +125,7 @@ class Table:
         t, u = quantise_query(query)
         u = u.astype(dtype)
         for where, block in self._blocks(subset, len(out), dtype):
-            out[where] = block @ u
+            out[where] = np.vecdot(block, u)
         out *= t * (self._scale if subset is None else self._scale[subset])
 
     def _scan_int4(self, query: FloatArray, subset: IntArray | None, out: FloatArray) -> None:
@@ -131,18 +133,24 @@ class Table:
         t, u = quantise_query(query)
         groups = self.d // GROUP
         assert GROUP * _MAX_QUERY * 15 < _EXACT_FLOAT32
-        # Byte j holds elements 2j (low) and 2j + 1 (high). One column a group, zero outside it: BLAS sums by
-        # group.
+        # Byte j holds elements 2j (low) and 2j + 1 (high). One column a group, zero outside it: the product
+        # sums by group.
+        byte = np.arange(self.d // 2)
         low, high = np.zeros((2, self.d // 2, groups), dtype=np.float32)
-        column = np.arange(self.d // 2) // (GROUP // 2)
-        low[np.arange(self.d // 2), column] = u[0::2]
-        high[np.arange(self.d // 2), column] = u[1::2]
+        low[byte, byte // (GROUP // 2)] = u[0::2]
+        high[byte, byte // (GROUP // 2)] = u[1::2]
         offset = 8 * u.reshape(groups, GROUP).sum(axis=1)
+        few = max(1, _ONE_THREAD // low.size)
         # The sums reach at most 32 · 127 · 8 and scales are multiples of 2^-24: with scales below 128 the
         # float64 sum over the groups is exact too, in any order.
         for where, packed in self._raw_blocks(subset, len(out)):
-            sums = (packed & np.uint8(15)).astype(np.float32) @ low
-            sums += (packed >> np.uint8(4)).astype(np.float32) @ high
+            sums = np.empty((len(packed), groups), dtype=np.float32)
+            low_nibbles = (packed & np.uint8(15)).astype(np.float32)
+            high_nibbles = (packed >> np.uint8(4)).astype(np.float32)
+            for start in range(0, len(packed), few):
+                part = slice(start, start + few)
+                np.matmul(low_nibbles[part], low, out=sums[part])
+                sums[part] += high_nibbles[part] @ high
             sums -= offset
             scale = self._scale[where if subset is None else subset[where]]
             out[where] = np.einsum("ij,ij->i", sums.astype(np.float64), scale.astype(np.float64))
