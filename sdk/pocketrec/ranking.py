@@ -103,8 +103,20 @@ def top_k(scores: FloatArray, k: int) -> NDArray[np.intp]:
 
 
 def best_allowed(scores: FloatArray, k: int, banned: NDArray[np.intp]) -> NDArray[np.intp]:
-    """`top_k` without the indices `banned` (unique): as many more are taken first as are then thrown out."""
+    """`top_k` without the indices `banned` (rising): as many more are taken first as are then thrown out."""
     best = top_k(scores, k + len(banned))
-    if len(banned):
-        best = best[~np.isin(best, banned)]
-    return best[:k]
+    return best[~member(best, banned)][:k]
+
+
+def distinct(positions: NDArray[np.integer[Any]]) -> NDArray[np.intp]:
+    """The positions in rising order, each once. (`np.unique` loads `numpy.ma`, 40 ms of a fresh process.)"""
+    ordered = np.sort(positions).astype(np.intp)
+    return ordered[np.diff(ordered, prepend=-1) > 0]
+
+
+def member(values: NDArray[np.intp], rising: NDArray[np.intp]) -> NDArray[np.bool_]:
+    """Whether each value is among `rising`."""
+    if not len(rising):
+        return np.zeros(len(values), dtype=bool)
+    place = np.minimum(np.searchsorted(rising, values), len(rising) - 1)
+    return np.equal(rising[place], values)

@@ -23,7 +23,7 @@ from pocketrec.errors import DataError, PocketrecError
 from pocketrec.events import Event, HistoryItem, as_events, check_text, check_time
 from pocketrec.history import History
 from pocketrec.inputs import Known
-from pocketrec.ranking import Ranking, Recommendation, ScoreVector, best_allowed
+from pocketrec.ranking import Ranking, Recommendation, ScoreVector, best_allowed, distinct, member
 
 State = Literal["unloaded", "loading", "ready", "closed"]
 FloatArray = NDArray[np.float32]
@@ -138,13 +138,13 @@ class Recommender:
             among = None if candidates is None else self._candidates(candidates)
             banned = self._positions(_ids(exclude, "exclude"))
             if filter_seen:
-                banned = np.union1d(banned, known.positions)
+                banned = distinct(np.concatenate([banned, known.positions]))
             fallback = not len(known)
             if among is not None and not len(among):
                 return Ranking([], fallback=fallback, skipped=known.skipped, engine="")
             scores = self._score(known, among)
             if among is not None:
-                banned = np.flatnonzero(np.isin(among, banned))
+                banned = np.flatnonzero(member(among, banned))
             best = best_allowed(scores, k, banned)
             chosen = best if among is None else among[best]
             items = [
@@ -295,12 +295,12 @@ class Recommender:
                 code="candidate-unknown",
                 remedy="Give ids of this bundle's catalogue.",
             )
-        return np.unique(positions)
+        return distinct(positions)
 
     def _positions(self, ids: Collection[str]) -> NDArray[np.intp]:
         """Positions of the ids that the catalogue has, ascending, each once."""
         positions = self.bundle.catalogue.positions(list(ids))
-        return np.unique(positions[positions >= 0])
+        return distinct(positions[positions >= 0])
 
     def _recommendation(self, position: int, score: float) -> Recommendation:
         catalogue = self.bundle.catalogue

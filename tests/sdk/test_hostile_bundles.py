@@ -15,7 +15,7 @@ import hostile
 from pocketrec.bundle import Bundle
 from pocketrec.errors import BundleError
 from pocketrec_export.writer import zip_directory
-from support import not_applicable
+from support import ROOT, not_applicable
 
 
 @pytest.mark.parametrize("case", hostile.CASES, ids=lambda case: case.name)
@@ -90,3 +90,10 @@ def test_a_cut_archive_is_refused(
     with pytest.raises(BundleError):
         Bundle.open(whole)
     shutil.rmtree(folder)
+
+
+def test_every_code_is_in_the_specification() -> None:
+    specification = (ROOT / "docs" / "bundle.md").read_text("utf-8")
+    table = specification.partition("## 10. Refusals")[2].partition("## 11.")[0]
+    missing = sorted({case.code for case in hostile.CASES if f"`{case.code}`" not in table})
+    assert not missing

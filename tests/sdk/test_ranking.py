@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pocketrec.ranking import best_allowed, top_k
+from pocketrec.ranking import best_allowed, distinct, member, top_k
 
 # Few distinct values, so that ties straddle the border of the partition; both zeros, which are equal.
 scores_lists = st.lists(st.sampled_from([-2.0, -1.0, -0.0, 0.0, 0.5, 3.0]), max_size=60)
@@ -34,3 +34,10 @@ def test_banned_indices_leave_the_rest_in_order(scores: list[float], k: int, dat
 def test_distinct_scores_too(seed: int, n: int, k: int) -> None:
     scores = np.random.default_rng(seed).normal(size=n).astype(np.float32)
     assert top_k(scores, k).tolist() == by_definition(scores.tolist(), k, set())
+
+
+@given(values=st.lists(st.integers(0, 30), max_size=40), others=st.lists(st.integers(0, 30), max_size=40))
+def test_sets_of_positions(values: list[int], others: list[int]) -> None:
+    rising = distinct(np.array(values, dtype=np.int64))
+    assert rising.tolist() == sorted(set(values))
+    assert member(np.array(others, dtype=np.intp), rising).tolist() == [other in values for other in others]
