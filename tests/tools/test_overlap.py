@@ -12,7 +12,7 @@ from tiny_data import tiny_rows, write_rows
 from pocketrec import Recommender
 from pocketrec.errors import DataError
 from pocketrec_tools.held_out import HeldOut
-from pocketrec_tools.overlap import compare_engines, compare_lists, overlap, overlap_shares
+from pocketrec_tools.overlap import Ranker, compare, compare_lists, overlap, overlap_shares
 from tiny_bundle import write_tiny_bundle
 
 LISTS = st.lists(st.integers(0, 20), unique=True, max_size=14)
@@ -49,7 +49,7 @@ def test_two_models_over_the_same_users(tmp_path: Path) -> None:
     two = write_tiny_bundle(tmp_path / "two", seed=2)
     with Recommender.open(one, engine="numpy") as a, Recommender.open(two, engine="numpy") as b:
         held_out = HeldOut.load(data, a.bundle.catalogue, users=20)
-        found = compare_engines(a, b, held_out)
+        found = compare(("a", "b"), positions(a), positions(b), held_out)
         shares = []
         for user in held_out.users.tolist():
             history = held_out.history(user)
@@ -59,6 +59,10 @@ def test_two_models_over_the_same_users(tmp_path: Path) -> None:
     assert found.mean == pytest.approx(sum(shares) / 20)
     assert 0 < found.mean < 1
     assert found.same_lists <= found.same_items < 1
+
+
+def positions(recommender: Recommender) -> Ranker:
+    return lambda history: [item.position for item in recommender.rank(history)]
 
 
 def test_overlap_of_a_bundle_with_itself(tmp_path: Path) -> None:

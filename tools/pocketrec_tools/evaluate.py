@@ -31,7 +31,7 @@ from pocketrec_export.split import Part
 from pocketrec_tools.evaluation_report import EvaluationReport, remarks
 from pocketrec_tools.held_out import HeldOut
 from pocketrec_tools.machine import engine_version
-from pocketrec_tools.overlap import compare_engines
+from pocketrec_tools.overlap import compare_with
 
 K = 10
 CHUNK_BYTES = 16 << 20
@@ -59,7 +59,8 @@ def evaluate(
         users: at most so many, drawn by `seed`; None takes everybody who has a target.
         engine: which engine runs the graph; None takes the runtime's default.
         progress: show how far it is, on standard error.
-        against: an engine whose lists are compared with those of `engine`, for at most 1,000 of the users.
+        against: an engine whose lists are compared with those of `engine`, for at most 1,000 of the users; or
+            the directory of the checkpoint that the bundle was made from: the student before quantisation.
 
     Raises:
         BundleError: the bundle is not sound.
@@ -76,11 +77,8 @@ def evaluate(
         compared = None
         if against is not None:
             sample = held_out.sample(COMPARED_USERS, seed)
-            with (
-                Recommender.open(bundle, engine=against) as other,
-                _bar(f"comparing with {against}", len(sample.users), progress) as advance,
-            ):
-                compared = compare_engines(recommender, other, sample, advance)
+            with _bar(f"comparing with {against}", len(sample.users), progress) as advance:
+                compared = compare_with(recommender, bundle, against, sample, advance)
         chosen = np.isin(held_out.split.users_for(split), held_out.users, assume_unique=True)
         return EvaluationReport(
             bundle=str(bundle),
@@ -202,7 +200,9 @@ def cli_evaluate(
     against: Annotated[
         str | None,
         typer.Option(
-            "--against", metavar="NAME", help="Another engine, to compare the ten best of 1,000 users with."
+            "--against",
+            metavar="NAME|DIR",
+            help="An engine, or a checkpoint, to compare the ten best of 1,000 users with.",
         ),
     ] = None,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Draws the users.")] = 0,

@@ -124,7 +124,7 @@ def remarks(report: EvaluationReport) -> Iterator[str]:
     if report.overlap is not None:
         shared = report.overlap
         yield (
-            f"{shared.engines[0]} and {shared.engines[1]} share {shared.mean:.2%} of the ten best over "
+            f"{shared.names[0]} and {shared.names[1]} share {shared.mean:.2%} of the ten best over "
             f"{shared.users} users; {shared.same_lists:.1%} of the lists are the same in order, too."
         )
     counted = [

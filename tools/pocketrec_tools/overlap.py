@@ -5,30 +5,33 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
+from pocketrec.engines import ENGINE_NAMES
 from pocketrec.errors import DataError
 from pocketrec.recommender import Recommender
 from pocketrec_export.split import Part
-from pocketrec_tools.held_out import HeldOut
+from pocketrec_tools.held_out import HeldOut, Triple
 
 K = 10
+Ranker: TypeAlias = "Callable[[list[Triple]], list[int]]"
+"""The ten best catalogue positions for a history."""
 
 
 @dataclass(frozen=True)
 class Overlap:
-    """Agreement of two engines over the same users.
+    """Agreement of two rankers over the same users.
 
     Attributes:
-        engines: their names.
+        names: of the two engines; "float32" is the student before quantisation.
         users: how many lists of each were compared.
         mean: mean share of the ten best items that both lists hold, in any order.
         same_items, same_lists: share of users whose two lists hold the same items; in the same order, too.
     """
 
-    engines: tuple[str, str]
+    names: tuple[str, str]
     users: int
     mean: float
     same_items: float
@@ -39,7 +42,7 @@ class Overlap:
         return {
             "overlap@10": self.mean,
             "overlap": {
-                "engines": list(self.engines),
+                "between": list(self.names),
                 "users": self.users,
                 "same_items": self.same_items,
                 "same_lists": self.same_lists,
@@ -87,30 +90,64 @@ def overlap(
     seed: int = 0,
     part: Part = "test",
 ) -> Overlap:
-    """Ask both engines of a bundle for the lists of the same held-out users and compare them.
+    """Ask two engines of a bundle for the lists of the same held-out users, and compare them.
+
+    Args:
+        engine_b: an engine, or the directory of the checkpoint that the bundle was made from: the student in
+            float32.
 
     Raises:
-        BundleError, DataError: as `Recommender.open` and `HeldOut.load` do.
+        BundleError, DataError: as `Recommender.open`, `HeldOut.load` and `FloatStudent` do.
     """
-    with Recommender.open(bundle, engine=engine_a) as a, Recommender.open(bundle, engine=engine_b) as b:
-        return compare_engines(a, b, HeldOut.load(data_dir, a.bundle.catalogue, part, users, seed))
+    with Recommender.open(bundle, engine=engine_a) as recommender:
+        held_out = HeldOut.load(data_dir, recommender.bundle.catalogue, part, users, seed)
+        return compare_with(recommender, bundle, engine_b, held_out)
 
 
-def compare_engines(
-    a: Recommender, b: Recommender, held_out: HeldOut, advance: Callable[[], None] = lambda: None
+def compare_with(
+    recommender: Recommender,
+    bundle: str | Path,
+    against: str,
+    held_out: HeldOut,
+    advance: Callable[[], None] = lambda: None,
 ) -> Overlap:
-    """`overlap` of two open recommenders of one bundle; `advance` is called after each user."""
+    """`overlap` of an open recommender with an engine or a checkpoint; `advance` is called for each user."""
+    ours = _ranker(recommender)
+    if against not in ENGINE_NAMES and Path(against).is_dir():
+        from pocketrec_tools.float_student import FloatStudent  # brings torch
+
+        student = FloatStudent(against, recommender.bundle.catalogue)
+        return compare((recommender.engine, "float32"), ours, student.top, held_out, advance)
+    with Recommender.open(bundle, engine=against) as other:
+        return compare((recommender.engine, other.engine), ours, _ranker(other), held_out, advance)
+
+
+def compare(
+    names: tuple[str, str],
+    a: Ranker,
+    b: Ranker,
+    held_out: HeldOut,
+    advance: Callable[[], None] = lambda: None,
+) -> Overlap:
+    """Ask two rankers for the ten best of every user of `held_out`."""
     lists_a, lists_b = [], []
     for user in held_out.users.tolist():
         history = held_out.history(user)
-        lists_a.append([item.position for item in a.rank(history, K)])
-        lists_b.append([item.position for item in b.rank(history, K)])
+        lists_a.append(a(history))
+        lists_b.append(b(history))
         advance()
     shares = overlap_shares(lists_a, lists_b)
     return Overlap(
-        engines=(a.engine, b.engine),
+        names=names,
         users=len(lists_a),
         mean=float(np.mean(shares)),
         same_items=float(np.mean([share == 1.0 for share in shares])),
         same_lists=float(np.mean([x == y for x, y in zip(lists_a, lists_b, strict=True)])),
     )
+
+
+def _ranker(recommender: Recommender) -> Ranker:
+    def ranker(history: list[Triple]) -> list[int]:
+        return [item.position for item in recommender.rank(history, K)]
+
+    return ranker
