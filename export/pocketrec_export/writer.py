@@ -20,9 +20,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from pocketrec import signing
 from pocketrec.bundle import Bundle
-from pocketrec.errors import PocketrecError
+from pocketrec.errors import DataError, PocketrecError
 from pocketrec.golden import GOLDEN_NAME, Golden, compute_cases
 from pocketrec.manifest import (
     FORMAT,
@@ -34,6 +36,7 @@ from pocketrec.manifest import (
     Manifest,
     TableSpec,
     bundle_id,
+    describe_faults,
     graph_spec,
 )
 from pocketrec.recommender import Recommender
@@ -182,6 +185,16 @@ def _write_directory(work: Path, content: BundleContent, sign_key: bytes | None)
 
 
 def _manifest(content: BundleContent, files: dict[str, FileEntry]) -> Manifest:
+    """The manifest of this content; DataError `content-invalid` when the format has no room for it."""
+    try:
+        return _build_manifest(content, files)
+    except ValidationError as error:
+        raise DataError(
+            f"this content makes no bundle: {describe_faults(error)}.", code="content-invalid"
+        ) from None
+
+
+def _build_manifest(content: BundleContent, files: dict[str, FileEntry]) -> Manifest:
     ordered = {name: files[name] for name in sorted(files)}
     d = content.items.shape()[1]
     inputs, outputs = graph_spec(content.length, d)

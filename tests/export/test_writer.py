@@ -110,7 +110,8 @@ def test_a_directory_and_an_archive_replace_each_other(tmp_path: Path) -> None:
     ("changes", "error"),
     [
         ({"prior": np.full(ITEMS, np.nan)}, DataError),
-        ({"events": ("view",)}, ValueError),
+        ({"events": ("view",)}, DataError),
+        ({"length": 5000}, DataError),
         ({"length": 9}, BundleError),  # the recency path has 8 rows
         ({"item_ids": ["same"] * ITEMS}, DataError),
         ({"item_ids": [""] + [str(i) for i in range(1, ITEMS)]}, DataError),
