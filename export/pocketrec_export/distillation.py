@@ -7,9 +7,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .cache import TeacherCache
+from .cache import TeacherBatch, TeacherCache
 from .config import DuoKDConfig
-from .duokd import KnownItems, TeacherBatch, duokd_loss
+from .duokd import duokd_loss
+from .known import KnownItems
 from .losses import Candidates
 
 

@@ -21,11 +21,10 @@ from .checkpoint import Checkpoint
 from .content import BundleContent, TableContent
 from .golden_requests import golden_requests
 from .precision import RECIPES, recipe, scheme_of
+from .targets import TARGETS, export_target
 from .writer import write_bundle
 
 log = logging.getLogger(__name__)
-
-TARGETS = ("onnx", "executorch")
 
 
 @dataclass(frozen=True)
@@ -39,7 +38,7 @@ class ExportOptions:
         sign_key: Ed25519 private key, PEM; None leaves the bundle unsigned.
     """
 
-    targets: Sequence[str] = TARGETS
+    targets: Sequence[str] = tuple(TARGETS)
     precision: str = "int8"
     name: str = ""
     model_version: int = 1
@@ -76,28 +75,12 @@ def export_checkpoint(
     tensors = backbone_tensors(backbone, precision)
     engines: dict[str, dict[str, str | None]] = {}
     graphs: dict[str, bytes] = {}
-    if "onnx" in options.targets:
-        from .target_onnx import to_onnx
-
-        log.info("writing model.onnx (%s)", options.precision)
-        graphs["onnx"] = to_onnx(backbone, precision)
-        engines["onnxruntime"] = {
-            "min_version": "1.20",
-            "made_with": importlib.metadata.version("onnxruntime"),
-        }
-    if "executorch" in options.targets:
-        from .target_executorch import to_executorch
-
-        log.info("lowering model.pte (%s); this takes a while", options.precision)
-        graphs["executorch"] = to_executorch(backbone, precision)
-        made = importlib.metadata.version("executorch")
-        major, minor = made.split(".")[:2]
-        # A .pte is guaranteed for the release that made it and the next minor one.
-        engines["executorch"] = {
-            "min_version": f"{major}.{minor}",
-            "max_version": f"{major}.{int(minor) + 1}",
-            "made_with": made,
-        }
+    for target in options.targets:
+        engine, file = TARGETS[target]
+        log.info("writing %s (%s)", file, options.precision)
+        graphs[target], agreement = export_target(target, backbone, precision)
+        log.info("%s agrees with the numpy engine: %s", file, agreement)
+        engines[engine] = _versions(engine)
     events = list(checkpoint.meta["events"])
     prior = checkpoint.seen.astype(np.float32)
     shape = (len(checkpoint.item_ids), checkpoint.item_rows.shape[1])
@@ -157,3 +140,17 @@ def export_checkpoint(
         check=check,
     )
     return results[0]
+
+
+def _versions(engine: str) -> dict[str, str | None]:
+    """What the manifest says of the runtime versions that may run an artifact made with the one installed."""
+    made = importlib.metadata.version(engine)
+    if engine != "executorch":
+        return {"min_version": "1.20", "made_with": made}
+    major, minor = made.split(".")[:2]
+    # A .pte is guaranteed for the release that made it and the next minor one.
+    return {
+        "min_version": f"{major}.{minor}",
+        "max_version": f"{major}.{int(minor) + 1}",
+        "made_with": made,
+    }

@@ -22,7 +22,7 @@ from .cache import TeacherCache
 from .checkpoint import save_checkpoint
 from .config import BuildConfig
 from .distillation import Distillation
-from .duokd import KnownItems
+from .known import KnownItems
 from .metrics import Metrics
 from .model import Material
 from .student import SIZES, Student

@@ -14,6 +14,8 @@ One dial, `size`, sets depth, width and heads together. Teachers are the same fa
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -141,10 +143,11 @@ class Student(nn.Module):
         # The word table is the backbone's token embedding; it lives in `rows` and is put in place when saved.
         self.backbone.embed_tokens = None
         self.input_dropout = nn.Dropout(input_dropout)
-        self.hidden_dropout = nn.Dropout(hidden_dropout)
+        # Qwen3 has no dropout on what its blocks add. The hooks ask the hooked module, not this one, whether
+        # it is being trained, so that they stay right in a copy of the model.
         for layer in self.backbone.layers:
-            layer.self_attn.register_forward_hook(lambda _m, _i, out: (self.hidden_dropout(out[0]), *out[1:]))
-            layer.mlp.register_forward_hook(lambda _m, _i, out: self.hidden_dropout(out))
+            for block in (layer.self_attn, layer.mlp):
+                block.register_forward_hook(partial(_drop_output, hidden_dropout))
 
     def recency_weights(self) -> Tensor:
         """Weights [lags, dim] of the history rows in the query; lag 0 is the newest.
@@ -180,6 +183,13 @@ class Student(nn.Module):
             weights[None] * same[:, None], x.view(batch, width, heads, dim // heads).transpose(1, 2)
         )  # [B, heads, T, dim/heads]
         return hidden + path.transpose(1, 2).reshape(batch, width, dim)
+
+
+def _drop_output(p: float, block: nn.Module, _inputs: object, output: Any) -> Any:
+    """Dropout on what an attention (a tuple, hidden states first) or MLP block gives."""
+    if isinstance(output, tuple):
+        return (F.dropout(output[0], p, block.training), *output[1:])
+    return F.dropout(output, p, block.training)
 
 
 def gap_buckets(timestamps: np.ndarray, first: np.ndarray, gap_seconds: tuple[int, ...]) -> np.ndarray:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -104,6 +106,18 @@ def test_the_query_depends_on_every_event_it_may_use(student: Student) -> None:
         changed = base.clone()
         changed[0, place] = 11
         assert not torch.allclose(whole, queries(student, changed, ones)[:, -1], atol=1e-6)
+
+
+def test_a_copy_is_evaluated_without_the_originals_dropout(student: Student) -> None:
+    twin = copy.deepcopy(student)
+    ones, history = torch.ones(1, 4, dtype=torch.long), torch.tensor([[3, 5, 1, 7]])
+    still = queries(student, history, ones)
+    student.train()
+    try:
+        assert torch.equal(queries(twin, history, ones), still)
+        assert not torch.equal(queries(student, history, ones), still)
+    finally:
+        student.eval()
 
 
 def test_start_rows_keep_text_similarity() -> None:
