@@ -23,8 +23,12 @@ MASKED = np.float32(-1e9)
 def load(bundle: Bundle, threads: int) -> NumpyEngine:
     """The engine of this bundle. `threads` is left to the BLAS that numpy was built with."""
     name = bundle.manifest.engines["numpy"].file
-    return NumpyEngine(bundle.tensors(name), bundle.manifest.backbone, bundle.manifest.graph.length,
-                       bundle.manifest.graph.dim)
+    return NumpyEngine(
+        bundle.tensors(name),
+        bundle.manifest.backbone,
+        bundle.manifest.graph.length,
+        bundle.manifest.graph.dim,
+    )
 
 
 class NumpyEngine(CheckedEngine):
@@ -124,16 +128,23 @@ class NumpyEngine(CheckedEngine):
         if tensor is None:
             raise BundleError(f"the backbone has no tensor {name!r}.", remedy="Build the bundle again.")
         if tensor.shape != shape or tensor.dtype != dtype:
-            raise BundleError(f"{name!r} is {tensor.dtype} {list(tensor.shape)}, the manifest asks for "
-                              f"{np.dtype(dtype)} {list(shape)}.", remedy="Build the bundle again.")
+            raise BundleError(
+                f"{name!r} is {tensor.dtype} {list(tensor.shape)}, the manifest asks for "
+                f"{np.dtype(dtype)} {list(shape)}.",
+                remedy="Build the bundle again.",
+            )
 
 
 def linear_shapes(shape: Any, dim: int) -> dict[str, tuple[int, int]]:
     """Name -> (out, in) of every linear, in the order of the graph; `shape` as NumpyEngine takes it."""
     queries, keys = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
     one = {
-        "q_proj": (queries, dim), "k_proj": (keys, dim), "v_proj": (keys, dim), "o_proj": (dim, queries),
-        "gate_proj": (shape.intermediate, dim), "up_proj": (shape.intermediate, dim),
+        "q_proj": (queries, dim),
+        "k_proj": (keys, dim),
+        "v_proj": (keys, dim),
+        "o_proj": (dim, queries),
+        "gate_proj": (shape.intermediate, dim),
+        "up_proj": (shape.intermediate, dim),
         "down_proj": (dim, shape.intermediate),
     }
     return {f"layers.{layer}.{name}": pair for layer in range(shape.layers) for name, pair in one.items()}
@@ -156,5 +167,5 @@ def silu(x: Array) -> Array:
 
 def softmax(x: Array) -> Array:
     e = np.exp(x - x.max(axis=-1, keepdims=True))
-    total: Array = e.sum(axis=-1, keepdims=True)
-    return e / total
+    shares: Array = e / e.sum(axis=-1, keepdims=True)
+    return shares

@@ -41,11 +41,14 @@ class OnnxRuntimeEngine(CheckedEngine):
         super().__init__(length, dim)
         try:
             self.session: Any = onnxruntime.InferenceSession(
-                model, session_options(threads), providers=["CPUExecutionProvider"])
+                model, session_options(threads), providers=["CPUExecutionProvider"]
+            )
         except Exception as error:  # the binding raises a dozen types of its own
-            raise PocketrecError(f"ONNX Runtime {self.version} refuses the graph: {error}",
-                                 code="engine-failed",
-                                 remedy="Build the bundle again, or use another engine.") from error
+            raise PocketrecError(
+                f"ONNX Runtime {self.version} refuses the graph: {error}",
+                code="engine-failed",
+                remedy="Build the bundle again, or use another engine.",
+            ) from error
         self._expect("inputs", self.session.get_inputs(), {"rows": [1, length, dim], "mask": [1, length]})
         self._expect("outputs", self.session.get_outputs(), {"query": [1, dim]})
 
@@ -53,8 +56,9 @@ class OnnxRuntimeEngine(CheckedEngine):
         try:
             (query,) = self.session.run(["query"], {"rows": rows, "mask": mask})
         except Exception as error:
-            raise PocketrecError(f"ONNX Runtime {self.version} failed: {error}",
-                                 code="engine-failed") from error
+            raise PocketrecError(
+                f"ONNX Runtime {self.version} failed: {error}", code="engine-failed"
+            ) from error
         return np.asarray(query, dtype=np.float32)
 
     def _free(self) -> None:
@@ -64,8 +68,10 @@ class OnnxRuntimeEngine(CheckedEngine):
     def _expect(what: str, nodes: list[Any], wanted: dict[str, list[int]]) -> None:
         got = {node.name: (node.type, list(node.shape)) for node in nodes}
         if got != {name: ("tensor(float)", shape) for name, shape in wanted.items()}:
-            raise BundleError(f"the {what} of model.onnx are {got}, the manifest asks for float32 {wanted}.",
-                              remedy="Build the bundle again.")
+            raise BundleError(
+                f"the {what} of model.onnx are {got}, the manifest asks for float32 {wanted}.",
+                remedy="Build the bundle again.",
+            )
 
 
 def session_options(threads: int) -> Any:

@@ -70,17 +70,24 @@ class CheckedEngine(ABC):
 
     def run(self, rows: FloatArray, mask: FloatArray) -> FloatArray:
         if self._closed:
-            raise PocketrecError(f"the {self.name} engine is closed.", code="engine-closed",
-                                 remedy="Open the bundle again.")
+            raise PocketrecError(
+                f"the {self.name} engine is closed.", code="engine-closed", remedy="Open the bundle again."
+            )
         rows = _checked("rows", rows, (1, self.length, self.dim))
         mask = _checked("mask", mask, (1, self.length))
         query = np.asarray(self._run(rows, mask), dtype=np.float32).reshape(-1)
         if query.shape != (self.dim,):
-            raise PocketrecError(f"the {self.name} engine answered {query.size} numbers, not {self.dim}.",
-                                 code="engine-failed", remedy="Build the bundle again.")
+            raise PocketrecError(
+                f"the {self.name} engine answered {query.size} numbers, not {self.dim}.",
+                code="engine-failed",
+                remedy="Build the bundle again.",
+            )
         if not np.isfinite(query).all():
-            raise PocketrecError(f"the {self.name} engine answered a query that is not finite.",
-                                 code="engine-failed", remedy="Run `pocketrec verify` on the bundle.")
+            raise PocketrecError(
+                f"the {self.name} engine answered a query that is not finite.",
+                code="engine-failed",
+                remedy="Run `pocketrec verify` on the bundle.",
+            )
         return query
 
     def close(self) -> None:
@@ -117,8 +124,10 @@ def load_engine(name: str, bundle: Bundle, threads: int = 1) -> Engine:
     if name not in ENGINE_NAMES:
         raise _unavailable(f"there is no engine {name!r}.", f"Choose one of {', '.join(ENGINE_NAMES)}.")
     if name not in bundle.manifest.engines:
-        raise _unavailable(f"the bundle has no graph for the engine {name!r}.",
-                           f"It has: {', '.join(sorted(bundle.manifest.engines))}.")
+        raise _unavailable(
+            f"the bundle has no graph for the engine {name!r}.",
+            f"It has: {', '.join(sorted(bundle.manifest.engines))}.",
+        )
     if threads < 1:
         raise PocketrecError(f"threads must be 1 or more, got {threads}.", code="bad-threads")
     refusal = _refusal(name, bundle)
@@ -158,8 +167,10 @@ def _refusal(name: str, bundle: Bundle) -> PocketrecError | None:
     if version_admitted(version, spec.min_version, spec.max_version):
         return None
     wanted = f"{spec.min_version or 'any'} to {spec.max_version or 'any'}"
-    return _unavailable(f"{name} {version} is outside the range that the bundle was made for, {wanted}.",
-                        f"Install a version in that range, or export the bundle again with {name} {version}.")
+    return _unavailable(
+        f"{name} {version} is outside the range that the bundle was made for, {wanted}.",
+        f"Install a version in that range, or export the bundle again with {name} {version}.",
+    )
 
 
 def _installed(distribution: str) -> str | None:
@@ -176,6 +187,9 @@ def _unavailable(message: str, remedy: str) -> PocketrecError:
 def _checked(what: str, array: FloatArray, shape: tuple[int, ...]) -> FloatArray:
     got = np.asarray(array)
     if got.shape != shape or got.dtype != np.float32:
-        raise PocketrecError(f"{what} must be float32 {list(shape)}, got {got.dtype} {list(got.shape)}.",
-                             code="bad-shape", remedy="Build both with pocketrec.inputs.")
+        raise PocketrecError(
+            f"{what} must be float32 {list(shape)}, got {got.dtype} {list(got.shape)}.",
+            code="bad-shape",
+            remedy="Build both with pocketrec.inputs.",
+        )
     return np.ascontiguousarray(got)

@@ -61,13 +61,19 @@ def quantise_rows_int4(rows: NDArray[np.floating]) -> tuple[NDArray[np.uint8], N
     rows = _finite_rows(rows)
     n, d = rows.shape
     if d % GROUP:
-        raise DataError(f"int4 rows need a width that is a multiple of {GROUP}, got {d}.", code="bad-width",
-                        remedy="Use int8, or another width.")
+        raise DataError(
+            f"int4 rows need a width that is a multiple of {GROUP}, got {d}.",
+            code="bad-width",
+            remedy="Use int8, or another width.",
+        )
     groups = rows.reshape(n, d // GROUP, GROUP)
     exact = np.max(np.abs(groups), axis=2, initial=0.0) / np.float32(7)
     if exact.size and float(exact.max()) > _F16_MAX:
-        raise DataError(f"a row holds {float(np.abs(rows).max()):g}, too large for int4 with float16 scales.",
-                        code="value-too-large", remedy="Normalise the rows, or use int8.")
+        raise DataError(
+            f"a row holds {float(np.abs(rows).max()):g}, too large for int4 with float16 scales.",
+            code="value-too-large",
+            remedy="Normalise the rows, or use int8.",
+        )
     scale = exact.astype(np.float16)
     q = _rint_div(groups, scale.astype(np.float32)[:, :, None], 7)
     return pack_nibbles(q.reshape(n, d)), scale
@@ -148,6 +154,9 @@ def _finite_rows(rows: NDArray[np.floating]) -> FloatArray:
         raise DataError(f"rows must be a matrix [n, d], got the shape {out.shape}.", code="bad-shape")
     bad = ~np.isfinite(out).all(axis=1)
     if bad.any():
-        raise DataError(f"row {int(np.argmax(bad))} holds a value that is not finite.", code="not-finite",
-                        remedy="Look for a diverged training or a division by zero.")
+        raise DataError(
+            f"row {int(np.argmax(bad))} holds a value that is not finite.",
+            code="not-finite",
+            remedy="Look for a diverged training or a division by zero.",
+        )
     return out

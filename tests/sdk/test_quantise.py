@@ -52,8 +52,13 @@ def test_integers_do_not_depend_on_a_power_of_two(rows: np.ndarray) -> None:
     assert np.array_equal(scale * np.float32(4), scale2)
 
 
-@given(hnp.arrays(np.int8, st.tuples(st.integers(1, 3), st.integers(1, 20).map(lambda n: 2 * n)),
-                  elements=st.integers(-8, 7)))
+@given(
+    hnp.arrays(
+        np.int8,
+        st.tuples(st.integers(1, 3), st.integers(1, 20).map(lambda n: 2 * n)),
+        elements=st.integers(-8, 7),
+    )
+)
 def test_nibbles_round_trip(q: np.ndarray) -> None:
     packed = quantise.pack_nibbles(q)
     assert np.array_equal(quantise.unpack_nibbles(packed), q)
@@ -131,8 +136,11 @@ def test_linear_int4_adds_exact_groups(seed: int, width: int) -> None:
     q = rng.integers(-8, 8, (5, width), dtype=np.int8)
     scale = rng.random((5, width // 32), dtype=np.float32)
     centred, s = quantise.quantise_activations(x)
-    exact = np.einsum("...gi,ogi->...og", centred.reshape(2, 3, -1, 32).astype(np.int64),
-                      q.reshape(5, -1, 32).astype(np.int64))
+    exact = np.einsum(
+        "...gi,ogi->...og",
+        centred.reshape(2, 3, -1, 32).astype(np.int64),
+        q.reshape(5, -1, 32).astype(np.int64),
+    )
     expected = (exact * scale.astype(np.float64)).sum(-1) * s
     got = quantise.linear_int4(x, quantise.pack_nibbles(q), scale)
     assert got.shape == (2, 3, 5)
