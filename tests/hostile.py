@@ -358,6 +358,8 @@ tensors_case("values-invalid", "scale-nan", ITEMS, _set_float("scale", 3, float(
 tensors_case("values-invalid", "scale-infinite", ITEMS, _set_float("scale", 3, float("inf")))
 tensors_case("values-invalid", "scale-negative", ITEMS, _set_float("scale", 3, -1.0))
 tensors_case("values-invalid", "event-row-nan", "inputs.safetensors", _set_float("events", 0, float("nan")))
+tensors_case("values-invalid", "idf-nan", "inputs.safetensors", _set_float("idf", 3, float("nan")))
+tensors_case("values-invalid", "idf-negative", "inputs.safetensors", _set_float("idf", 3, -1.0))
 tensors_case("values-invalid", "gap-row-infinite", "inputs.safetensors", _set_float("gaps", 9, float("inf")))
 tensors_case("values-invalid", "prior-nan", "catalogue.safetensors", _set_float("prior", 0, float("nan")))
 tensors_case(

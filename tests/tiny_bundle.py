@@ -108,6 +108,7 @@ def tiny_content(precision: str = "int8", seed: int = 0, **changes: Any) -> Bund
         words=TableContent(scheme, rows=rng.normal(size=(WORDS, DIM)).astype(np.float32)),
         event_rows=(rng.normal(size=(len(EVENTS), DIM)) * 0.1).astype(np.float32),
         gap_rows=(rng.normal(size=(len(GAP_SECONDS) + 2, DIM)) * 0.1).astype(np.float32),
+        idf=rng.uniform(1, 8, WORDS).astype(np.float32),
         events=EVENTS,
         gap_seconds=GAP_SECONDS,
         item_ids=[item_id(p) for p in range(ITEMS)],

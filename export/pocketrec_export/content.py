@@ -72,6 +72,7 @@ class BundleContent:
             in.
         items, words: the tables; row i of `words` belongs to token i of the tokenizer.
         event_rows, gap_rows: float32 [number of events, d] and [number of gap_seconds + 2, d].
+        idf: float32 [words], what a token weighs in a text.
         events, gap_seconds: event types, the first of them "", and rising thresholds.
         item_ids: n distinct ids, in catalogue order.
         prior, seen: n numbers each: what an empty history ranks by; training interactions (default: the
@@ -97,6 +98,7 @@ class BundleContent:
     words: TableContent
     event_rows: NDArray[np.float32]
     gap_rows: NDArray[np.float32]
+    idf: NDArray[np.float32]
     events: Sequence[str]
     gap_seconds: Sequence[int]
     item_ids: Sequence[str]
@@ -127,6 +129,7 @@ class BundleContent:
             "inputs.safetensors": {
                 "events": np.ascontiguousarray(self.event_rows, dtype=np.float32),
                 "gaps": np.ascontiguousarray(self.gap_rows, dtype=np.float32),
+                "idf": np.ascontiguousarray(self.idf, dtype=np.float32),
             },
             "catalogue.safetensors": self.catalogue_tensors(),
         }

@@ -96,6 +96,7 @@ def export_checkpoint(
         ),
         event_rows=checkpoint.event_rows,
         gap_rows=checkpoint.gap_rows,
+        idf=checkpoint.idf,
         events=events,
         gap_seconds=checkpoint.meta["gap_seconds"],
         item_ids=checkpoint.item_ids,

@@ -35,6 +35,7 @@ class Bundle:
         tables: "items" and "words".
         catalogue: item ids, display columns, prior.
         inputs: turns histories into the rows of the graph.
+        idf: float32 [rows of "words"], what a token weighs in a text.
         signed: whether it carries a signature; `signer_checked` whether one of the given keys made it.
     """
 
@@ -50,7 +51,7 @@ class Bundle:
         }
         items = self.tables["items"]
         self.catalogue = Catalogue(self.tensors("catalogue.safetensors"), items.n, manifest.display)
-        event_rows, gap_rows = self._input_rows()
+        event_rows, gap_rows, self.idf = self._input_rows()
         self.inputs = InputRows(
             items, event_rows, gap_rows, manifest.events, manifest.gap_seconds, manifest.graph.length
         )
@@ -122,15 +123,21 @@ class Bundle:
                 remedy="It was closed, or was built without it.",
             ) from None
 
-    def _input_rows(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    def _input_rows(self) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
         file, d = "inputs.safetensors", self.manifest.graph.dim
         tensors: Tensors = self.tensors(file)
-        only(tensors, file, {"events", "gaps"})
+        only(tensors, file, {"events", "gaps", "idf"})
         event_rows = take(tensors, file, "events", "F32", (len(self.manifest.events), d))
         gap_rows = take(tensors, file, "gaps", "F32", (len(self.manifest.gap_seconds) + 2, d))
         check_finite(event_rows, f"events of {file}")
         check_finite(gap_rows, f"gaps of {file}")
-        return event_rows, gap_rows
+        idf = take(tensors, file, "idf", "F32", (self.tables["words"].n,))
+        check_finite(idf, f"idf of {file}")
+        if (idf < 0).any():
+            raise BundleError(
+                f"idf of {file} holds {idf.min()}, below 0.", code="values-invalid", remedy="Build it again."
+            )
+        return event_rows, gap_rows, idf
 
 
 def _check_listing(container: Container, manifest: Manifest) -> None:

@@ -1,4 +1,5 @@
-"""The main job: data in, verified bundle out; killed at any point it goes on, and no half bundle is ever there."""
+"""The main job: data in, verified bundle out; killed at any point it goes on, and no half bundle is ever
+there."""
 
 from __future__ import annotations
 
@@ -11,6 +12,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from pocketrec import Recommender
@@ -108,6 +110,23 @@ def test_without_a_teacher_it_is_another_student(
     ).read_bytes()
 
 
+def test_the_device_makes_the_row_of_an_unseen_item_from_its_text(built: BuildResult, shop: Path) -> None:
+    from pocketrec.bundle import Bundle
+    from pocketrec.text import TextRows
+    from pocketrec_export.data import load_dataset
+
+    checkpoint, dataset = load_checkpoint(built.checkpoint), load_dataset(shop)
+    cold = np.flatnonzero(checkpoint.seen == 0)
+    assert len(cold) > 0
+    with Bundle.open(built.bundle) as bundle:
+        texts = TextRows(bundle)
+        for position in cold:
+            row = texts.row(dataset.texts[position])
+            stored = bundle.tables["items"].rows(np.array([position]))[0]
+            assert np.abs(row - stored).max() < 0.02 * np.abs(stored).max()
+        assert not texts.row("").any()
+
+
 @pytest.mark.parametrize("precision", ["fp32", "int4", "mixed"])
 def test_a_checkpoint_is_exported_in_every_precision(
     built: BuildResult, precision: str, tmp_path: Path
@@ -179,7 +198,8 @@ def test_kill_at_any_point_and_the_same_command_goes_on(
     def there(pattern: str) -> Callable[[], bool]:
         return lambda: any(tmp_path.glob(pattern))
 
-    # In the teacher's training, in the writing of its lists, in the student's, and while the bundle is written.
+    # In the teacher's training, in the writing of its lists, in the student's, and while the bundle is
+    # written.
     for moment in (
         "*.build/teacher-*.state",
         "*.build/cache-*/ids.npy",
