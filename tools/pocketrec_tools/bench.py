@@ -10,9 +10,6 @@ are noisy, and what slows one down then slows the others down too. docs/benchmar
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Annotated, Any
@@ -29,7 +26,8 @@ from pocketrec.output import note, print_json, print_table
 from pocketrec.verbs import AsJson, BundlePath
 from pocketrec_tools.bench_report import BenchReport, EngineFigures, Figure
 from pocketrec_tools.bench_worker import Job
-from pocketrec_tools.machine import ONE_THREAD, machine
+from pocketrec_tools.machine import machine
+from pocketrec_tools.processes import run_python
 
 LISTS = 200
 _MONTH = 30 * 86_400
@@ -58,7 +56,7 @@ def bench(
     Raises:
         BundleError: the bundle is not sound.
         DataError: `bench-invalid`; or the data cannot be used.
-        PocketrecError: `engine-unavailable`; `bench-failed` when a process fails, with what it said.
+        PocketrecError: `engine-unavailable`; `process-failed` when a process fails, with what it said.
     """
     if runs < 1 or lists < 1:
         raise DataError(
@@ -77,13 +75,13 @@ def bench(
     processes: dict[str, list[float]] = {name: [] for name in engines}
     bare = []
     for run in range(runs):
-        bare.append(_process_ms([sys.executable, "-c", "pass"]))
+        bare.append(_process_ms("-c", "pass"))
         for name in engines:
             if progress:
                 note(f"run {run + 1} of {runs}: {name}")
             answers[name].append(_work({"bundle": str(bundle), "engine": name, "histories": histories}))
             command = ["rank", str(bundle), "--items", items, "--engine", name, "--json"]
-            processes[name].append(_process_ms([sys.executable, "-m", "pocketrec.cli", *command]))
+            processes[name].append(_process_ms("-m", "pocketrec.cli", *command))
     return BenchReport(
         bundle=str(bundle),
         bundle_id=manifest.bundle_id,
@@ -168,30 +166,16 @@ def _some_items(histories: list[list[tuple[str, str, int | None]]]) -> list[str]
 
 
 def _work(job: Job) -> dict[str, Any]:
-    said = _run([sys.executable, "-m", "pocketrec_tools.bench_worker"], json.dumps(job))
+    said = run_python("-m", "pocketrec_tools.bench_worker", given=json.dumps(job))
     answer: dict[str, Any] = json.loads(said.splitlines()[-1])
     return answer
 
 
-def _process_ms(command: list[str]) -> float:
-    """Milliseconds from the start to the end of a process."""
+def _process_ms(*arguments: str) -> float:
+    """Milliseconds from the start to the end of a Python process."""
     began = time.perf_counter()
-    _run(command)
+    run_python(*arguments)
     return (time.perf_counter() - began) * 1e3
-
-
-def _run(command: list[str], given: str = "") -> str:
-    done = subprocess.run(
-        command, input=given, capture_output=True, text=True, env=os.environ | ONE_THREAD, check=False
-    )
-    if done.returncode:
-        raise PocketrecError(
-            f"`{' '.join(command[1:4])} …` ended with status {done.returncode}: "
-            f"{done.stderr.strip()[-2000:]}",
-            code="bench-failed",
-            remedy="Run `pocketrec verify` on the bundle.",
-        )
-    return done.stdout
 
 
 def cli_bench(

@@ -9,7 +9,6 @@ among the scores of the whole catalogue. docs/evaluation.md describes the protoc
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -30,6 +29,7 @@ from pocketrec_export.progress import Progress
 from pocketrec_export.split import Part
 from pocketrec_tools.evaluation_report import EvaluationReport, remarks
 from pocketrec_tools.held_out import HeldOut
+from pocketrec_tools.logs import show_progress
 from pocketrec_tools.machine import engine_version
 from pocketrec_tools.overlap import compare_with
 
@@ -209,7 +209,7 @@ def cli_evaluate(
     as_json: AsJson = False,
 ) -> None:
     """Measure how well a bundle ranks held-out events, run by the runtime."""
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    show_progress()
     part: Part = "test" if split is SplitName.test else "validation"
     report = evaluate(bundle, data_dir, split=part, users=users, engine=engine, seed=seed, against=against)
     note(str(report.data))

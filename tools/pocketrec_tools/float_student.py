@@ -1,17 +1,10 @@
-"""The student as it was trained, float32 and run by torch: what the quantised bundle is held against.
-
-As a program (`python -m pocketrec_tools.float_student CHECKPOINT BUNDLE DATA_DIR`) it prints its size and the
-time of a ranked list as JSON, measured in a process of its own with one thread.
-"""
+"""The student as it was trained, float32 and run by torch: what the quantised bundle is held against."""
 
 from __future__ import annotations
 
-import json
-import sys
 import time
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -85,20 +78,20 @@ class FloatStudent:
         return found
 
 
-def measure(checkpoint: str | Path, bundle: str | Path, data_dir: str | Path) -> dict[str, Any]:
-    """`{"bytes": …, "ms_per_list": …}`: the median over at most 200 test users, one thread."""
+def measure(checkpoint: str | Path, bundle: str | Path, data_dir: str | Path) -> tuple[int, float]:
+    """Bytes of the weights, and median milliseconds of a list for at most 200 test users, one thread."""
+    threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    with Bundle.open(bundle) as opened:
-        student = FloatStudent(checkpoint, opened.catalogue)
-        held_out = HeldOut.load(data_dir, opened.catalogue, users=TIMED_USERS)
-        taken = []
-        for user in held_out.users.tolist():
-            history = held_out.history(user)
-            began = time.perf_counter()
-            student.top(history)
-            taken.append(time.perf_counter() - began)
-    return {"bytes": student.bytes, "ms_per_list": float(np.median(taken)) * 1e3}
-
-
-if __name__ == "__main__":
-    sys.stdout.write(json.dumps(measure(*sys.argv[1:])) + "\n")
+    try:
+        with Bundle.open(bundle) as opened:
+            student = FloatStudent(checkpoint, opened.catalogue)
+            held_out = HeldOut.load(data_dir, opened.catalogue, users=TIMED_USERS)
+            taken = []
+            for user in held_out.users.tolist():
+                history = held_out.history(user)
+                began = time.perf_counter()
+                student.top(history)
+                taken.append(time.perf_counter() - began)
+    finally:
+        torch.set_num_threads(threads)
+    return student.bytes, float(np.median(taken)) * 1e3

@@ -10,16 +10,6 @@ from pathlib import Path
 
 import pocketrec
 
-ONE_THREAD = {
-    "OMP_NUM_THREADS": "1",
-    "OMP_WAIT_POLICY": "PASSIVE",  # pools that spin starve whatever else runs
-    "OPENBLAS_NUM_THREADS": "1",
-    "MKL_NUM_THREADS": "1",
-    "TOKENIZERS_PARALLELISM": "false",
-    "ORT_DISABLE_TELEMETRY": "1",
-}
-"""Environment of a process whose time is taken."""
-
 
 def engine_version(name: str) -> str:
     """The version of the library behind an engine that is loaded here."""
