@@ -18,6 +18,7 @@ from pocketrec.cli import main
 from pocketrec.errors import BundleError, DataError, PocketrecError
 from pocketrec_tools.bench import bench, part_sizes, random_histories
 from pocketrec_tools.bench_report import BenchReport, Figure, ListFigure
+from support import ROOT
 from tiny_bundle import EVENTS, ITEMS, LENGTH, write_tiny_bundle
 
 
@@ -102,6 +103,12 @@ def test_table_has_a_column_for_each_engine(report: BenchReport) -> None:
     said = " ".join(report.remarks())
     assert "3 runs" in said
     assert "seed 0" in said
+
+
+def test_the_page_describes_every_figure(report: BenchReport) -> None:
+    page = (ROOT / "docs" / "benchmarks" / "README.md").read_text(encoding="utf-8")
+    measured = set(report.to_dict()["engines"]["numpy"]) - {"version"}
+    assert not [key for key in measured if f"`{key}`" not in page]
 
 
 def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:

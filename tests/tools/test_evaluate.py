@@ -20,6 +20,7 @@ from pocketrec_export.data import load_dataset
 from pocketrec_export.metrics import popularity_metrics
 from pocketrec_export.split import Part, leave_one_out
 from pocketrec_tools.evaluate import evaluate
+from support import ROOT
 from tiny_bundle import ITEMS, item_id, write_tiny_bundle
 
 ROWS = tiny_rows()
@@ -138,6 +139,13 @@ def test_json_contract(bundle: Path, data: Path, capsys: pytest.CaptureFixture[s
     status, out, _ = run(capsys, *arguments)
     assert status == 0
     assert "overlap@10" not in json.loads(out)
+
+
+def test_the_page_describes_every_key(bundle: Path, data: Path) -> None:
+    page = (ROOT / "docs" / "evaluation.md").read_text(encoding="utf-8")
+    report = evaluate(bundle, data, engine="numpy", users=5, against="numpy", progress=False)
+    missing = [key for key in report.to_dict() if f"`{key}`" not in page]
+    assert not missing
 
 
 def test_text_names_figures_and_what_was_odd(
