@@ -97,6 +97,9 @@ class DuoKDConfig(Section):
     gamma_position: float = Field(0.3, ge=0)
     gamma_confidence: float = Field(0.5, ge=0)
     gamma_overlap: float = Field(0.1, ge=0)
+    beta_negative: float = Field(
+        1.0, gt=0, description="how sharply the negative loss looks at its worst items"
+    )
     epsilon: float = Field(0.1, gt=0, description="how fast a rank gap becomes certainty of being over-rated")
     margin: float = Field(
         0.1, ge=0, description="scale of the teacher's log-probability gap used as a margin"
