@@ -124,7 +124,8 @@ class Backbone(nn.Module):
         for layer in self.layers:
             h = layer(h, final if layer.last else every)
         recent = torch.bmm(self.ones, rows * self.recency)  # (1, 1, d); XNNPACK takes bmm, not sum or mm
-        return self.norm(h) + recent.view(1, self.dim)
+        last = h if len(self.layers) else x[self.length - 1 :]
+        return self.norm(last) + recent.view(1, self.dim)
 
     def linears(self) -> dict[str, nn.Linear]:
         """Name, as in the format ("layers.0.q_proj"), to module, in the order of the graph."""

@@ -64,17 +64,23 @@ def to_onnx(backbone: Backbone, precision: Precision) -> bytes:
     """
     tensors = backbone_tensors(backbone, precision)
     model = _export(_for_onnx(backbone, tensors)).model
-    # Folds the arithmetic on shapes; a limit so low that weights stay as they are.
-    onnxscript.optimizer.optimize_ir(model, input_size_limit=256, output_size_limit=256)
     onnx_ir.passes.Sequential(
-        passes.LiftConstantsToInitializersPass(lift_all_constants=True),
+        passes.InlinePass(),
+        # Folds the arithmetic on shapes; a limit so low that weights stay as they are.
+        onnxscript.optimizer.constant_folding.FoldConstantsPass(
+            shape_inference=True, input_size_limit=256, output_size_limit=256
+        ),
+        passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
         passes.DeduplicateHashedInitializersPass(size_limit=2**62),
         passes.CommonSubexpressionEliminationPass(),
         passes.IdentityEliminationPass(),
         passes.RemoveUnusedNodesPass(),
+        passes.RemoveUnusedFunctionsPass(),
         passes.RemoveUnusedOpsetsPass(),
         passes.ClearMetadataAndDocStringPass(),  # stack traces, with the paths of this machine
     )(model)
+    for value in [*model.graph.inputs, *model.graph.outputs, *model.graph.initializers.values()]:
+        value.metadata_props.clear()
     model.producer_name, model.producer_version = "pocketrec", None
     model.ir_version = IR_VERSION
     proto = onnx_ir.to_proto(model)

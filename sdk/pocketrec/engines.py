@@ -75,6 +75,12 @@ class CheckedEngine(ABC):
             )
         rows = _checked("rows", rows, (1, self.length, self.dim))
         mask = _checked("mask", mask, (1, self.length))
+        if not np.isin(mask, (0, 1)).all():
+            raise PocketrecError(
+                "the mask holds something else than 0 and 1.",
+                code="bad-shape",
+                remedy="Build rows and mask with pocketrec.inputs.",
+            )
         query = np.asarray(self._run(rows, mask), dtype=np.float32).reshape(-1)
         if query.shape != (self.dim,):
             raise PocketrecError(
