@@ -86,31 +86,35 @@ class TeacherConfig(Section):
 
 
 class DuoKDConfig(Section):
-    """The DuoKD loss; names follow methods §2 as docs/duokd.md writes them."""
+    """The DuoKD loss; docs/duokd.md says what each name stands for."""
 
-    top_k: int = Field(10, ge=1, description="K, teacher items among the positives")
-    negatives: int = Field(40, ge=0, description="|N|, half over-rated, half uniform")
+    top_k: int = Field(10, ge=1, description="teacher items among the positives")
+    negatives: int = Field(40, ge=0, description="negatives of a position, half over-rated, half uniform")
     student_top: int = Field(
         50, ge=1, description="the student's own top items that over-rated negatives come from"
     )
-    beta: float = Field(1.0, gt=0, description="how fast a positive's weight falls with the teacher's rank")
-    gamma_position: float = Field(0.3, ge=0)
-    gamma_confidence: float = Field(0.5, ge=0)
-    gamma_overlap: float = Field(0.1, ge=0)
+    beta: float = Field(1.0, gt=0, description="ranks over which a positive's weight falls to a third")
+    gamma_position: float = Field(0.3, ge=0, description="share of the teacher's rank in a positive's weight")
+    gamma_confidence: float = Field(0.5, ge=0, description="share of the teacher's confidence in it")
+    gamma_overlap: float = Field(0.1, ge=0, description="share of the student's agreement in it")
+    epsilon: float = Field(0.1, gt=0, description="how fast a rank gap becomes certainty of being over-rated")
+    guard: float = Field(
+        0.0,
+        ge=0,
+        description="items that the teacher puts above the target or this close below are no negatives",
+    )
     beta_negative: float = Field(
         1.0, gt=0, description="how sharply the negative loss looks at its worst items"
     )
-    epsilon: float = Field(0.1, gt=0, description="how fast a rank gap becomes certainty of being over-rated")
     margin: float = Field(
         0.1, ge=0, description="scale of the teacher's log-probability gap used as a margin"
     )
-    margin_cap: float = Field(1.0, ge=0)
-    guard: float = Field(
-        0.0, ge=0, description="delta: items the teacher puts this close to the target are no negatives"
+    margin_cap: float = Field(1.0, ge=0, description="gap beyond which a margin grows no more")
+    lambda_positive: float = Field(0.3, ge=0, description="weight of the positive loss")
+    lambda_negative: float = Field(0.1, ge=0, description="weight of the negative loss")
+    reliability: bool = Field(
+        True, description="scale by how much better the teacher ranks the target; off: 1"
     )
-    lambda_positive: float = Field(0.3, ge=0)
-    lambda_negative: float = Field(0.1, ge=0)
-    reliability: bool = True
 
 
 class BuildConfig(Section):

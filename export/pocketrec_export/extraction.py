@@ -153,7 +153,7 @@ class Extraction:
         student: StudentRanks,
         config: DuoKDConfig,
     ) -> None:
-        if config.top_k > teacher.ids.shape[1]:
+        if teacher.ids.shape[1] < min(config.top_k, known.items):
             raise DataError(
                 f"duokd.top_k = {config.top_k}, but the cached lists hold {teacher.ids.shape[1]} items.",
                 code="cache-short",

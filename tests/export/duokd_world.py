@@ -78,7 +78,7 @@ def make_world(seed: int, complete: bool = True, requires_grad: bool = False) ->
         logit[filtered] = -np.inf
         log_prob = logit - np.log(np.exp(logit).sum())
         order = np.argsort(-log_prob)[: min(int(rng.integers(1, CACHED + 1)), ITEMS - len(filtered))]
-        ids[p, : len(order)], log_probs[p, : len(order)] = order, log_prob[order]
+        ids[p, : len(order)], log_probs[p, : len(order)] = order, log_prob[order].astype(np.float16)
         rank[p] = 1 + (log_prob > log_prob[targets[p]]).sum()
         target_log_prob[p] = log_prob[targets[p]]
     teacher = TeacherBatch(*(torch.from_numpy(a) for a in (index, ids, log_probs, rank, target_log_prob)))

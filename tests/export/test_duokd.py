@@ -119,6 +119,8 @@ def test_negatives_are_none_that_the_page_excludes(seed: int, config: DuoKDConfi
     negatives, found = extraction.negatives(seeded(seed)), extraction.positives()
     assert negatives.columns.shape == negatives.mask.shape == negatives.margins.shape
     assert (negatives.margins >= 0).all()
+    overrated_at_most = min(-(-config.negatives // 2), config.student_top, len(world.scored))
+    assert negatives.mask.shape[1] == overrated_at_most + config.negatives // 2
     for p in world.positions:
         chosen = chosen_items(world, negatives, p)
         assert len(chosen) == len(set(chosen)) <= config.negatives
@@ -466,6 +468,16 @@ def test_lists_that_are_too_short_are_refused() -> None:
     with pytest.raises(DataError, match=f"duokd.top_k = {CACHED + 1}.*{CACHED} items") as caught:
         loss_of(make_world(0), DuoKDConfig(top_k=CACHED + 1))
     assert caught.value.code == "cache-short"
+
+
+def test_lists_of_the_whole_catalogue_are_never_too_short() -> None:
+    world = make_world(0)
+    rest = torch.full((len(world.index), ITEMS - CACHED), -1)
+    whole = torch.cat([world.teacher.ids, rest], 1)
+    world.teacher = replace(world.teacher, ids=whole, log_probs=torch.zeros(whole.shape))
+    terms = loss_of(world, DuoKDConfig(top_k=ITEMS + 5))
+    assert (terms.negatives == 0).all()  # every item is among the teacher's first K or may be
+    assert terms.positive.max() > 0
 
 
 def test_a_teachers_item_that_was_not_scored_is_refused() -> None:
