@@ -28,17 +28,22 @@ from pocketrec_export.target_onnx import to_onnx
 from tiny_backbone import DIM, LENGTH, history, random_backbone, tiny_shape
 from tiny_bundle import write_tiny_bundle
 
-# Lowering to ExecuTorch is slow; "mixed" has both kinds of quantised linears in it.
-CASES = [(e, p) for e in ("numpy", "onnxruntime") for p in RECIPES] + [("executorch", "mixed")]
-
-
+# Exporting takes seconds, lowering to ExecuTorch many; "mixed" has both kinds of quantised linears in it.
+CASES = [
+    *(("numpy", precision) for precision in RECIPES),
+    *(("onnxruntime", precision) for precision in ("fp32", "int8", "mixed")),
+    ("executorch", "mixed"),
+]
 BACKBONE = random_backbone(tiny_shape(layers=1))
 
 
 @cache
 def graphs(precision: str) -> dict[str, Any]:
-    pte = to_executorch(BACKBONE, RECIPES[precision]) if precision == "mixed" else None
-    return {"onnx": to_onnx(BACKBONE, RECIPES[precision]), "pte": pte}
+    """The graphs that CASES need."""
+    return {
+        "onnx": to_onnx(BACKBONE, RECIPES[precision]) if ("onnxruntime", precision) in CASES else None,
+        "pte": to_executorch(BACKBONE, RECIPES[precision]) if ("executorch", precision) in CASES else None,
+    }
 
 
 class Bundles:
