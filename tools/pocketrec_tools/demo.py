@@ -38,7 +38,7 @@ from pocketrec_tools.logs import show_progress
 
 RECIPE: dict[str, Any] = {
     "student": {"size": "tiny", "length": 32},
-    "training": {"epochs": 12, "patience": 3},
+    "training": {"epochs": 8, "patience": 3, "positions": 512, "warmup_steps": 20},
     "teacher": {"dim": 128, "layers": 1, "heads": 4},
 }
 RECORDED = 4
