@@ -1,27 +1,22 @@
-"""`pocketrec build` and `pocketrec export`: from a data directory, or a checkpoint, to a verified bundle."""
+"""`build`: from a data directory to a verified bundle. The verb of the command line is in `verbs`."""
 
 from __future__ import annotations
 
 import logging
-import sys
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Any
-
-import typer
+from typing import Any
 
 from pocketrec.errors import DataError
-from pocketrec.output import human_bytes, note, print_json
 from pocketrec.verify import Verification
 
-from .config import BuildConfig, load_config
-from .exporting import TARGETS, ExportOptions
+from .config import BuildConfig
+from .exporting import ExportOptions
 
 log = logging.getLogger(__name__)
 
 TEACHERS = ("wide", "none")
-ALL_TARGETS = ",".join(TARGETS)
 # Of a build's time limit, what training the teacher may take; the rest is the student's and the export's.
 TEACHER_SHARE = 0.4
 EXPORT_RESERVE_SECONDS = 120.0
@@ -142,168 +137,3 @@ def build(
     figures["student"] = asdict(trained)
     verification = export_checkpoint(load_checkpoint(directory), out, options, figures)
     return BuildResult(out, directory, figures, verification, time.monotonic() - began)
-
-
-def _setup_logging() -> None:
-    """Progress of ours on standard error; libraries only when they warn."""
-    logging.basicConfig(
-        stream=sys.stderr, format="%(asctime)s  %(message)s", datefmt="%H:%M:%S", level=logging.WARNING
-    )
-    logging.getLogger("pocketrec_export").setLevel(logging.INFO)
-
-
-def _options(
-    targets: str,
-    precision: str,
-    name: str,
-    licence: list[str] | None,
-    sign_key: Path | None,
-    as_zip: bool,
-    force: bool,
-    versions: tuple[int, int],
-) -> ExportOptions:
-    licences: dict[str, str] = {}
-    for entry in licence or []:
-        what, equals, spdx = entry.partition("=")
-        if not equals or not what or not spdx:
-            raise DataError(
-                f"--licence {entry!r} is not WHAT=SPDX.", remedy="For example: --licence data=CC0-1.0"
-            )
-        licences[what] = spdx
-    try:
-        key = sign_key.read_bytes() if sign_key else None
-    except OSError as error:
-        raise DataError(
-            f"--sign-key {sign_key}: {error.strerror}.", remedy="Give an Ed25519 key in PEM."
-        ) from None
-    return ExportOptions(
-        targets=tuple(t for t in targets.split(",") if t),
-        precision=precision,
-        name=name,
-        licences=licences,
-        sign_key=key,
-        as_zip=as_zip,
-        force=force,
-        model_version=versions[0],
-        catalogue_version=versions[1],
-    )
-
-
-Out = Annotated[
-    Path, typer.Option("--out", metavar="BUNDLE", help="Where the bundle goes.", show_default=False)
-]
-Targets = Annotated[str, typer.Option("--targets", metavar="A,B", help="Graphs to write: onnx, executorch.")]
-PrecisionOption = Annotated[str, typer.Option("--precision", help="fp32, int8, int4 or mixed.")]
-Name = Annotated[str, typer.Option("--name", help="Label in the manifest.  [default: the bundle's name]")]
-Licence = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--licence", metavar="WHAT=SPDX", help="Of the model, the data, … Repeatable.", show_default=False
-    ),
-]
-SignKey = Annotated[
-    Path | None,
-    typer.Option("--sign-key", metavar="FILE", help="Ed25519 private key, PEM.", show_default=False),
-]
-AsZip = Annotated[bool, typer.Option("--zip", help="One stored ZIP instead of a directory.")]
-Force = Annotated[bool, typer.Option("--force", help="Replace a bundle that is there.")]
-ModelVersion = Annotated[int, typer.Option("--model-version", min=1)]
-CatalogueVersion = Annotated[int, typer.Option("--catalogue-version", min=1)]
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
-
-
-def cli_build(
-    data_dir: Annotated[
-        Path, typer.Argument(metavar="DATA_DIR", help="Holds interactions.csv and items.csv.")
-    ],
-    out: Out,
-    size: Annotated[str | None, typer.Option("--size", help="tiny, small or base.  [default: small]")] = None,
-    teacher: Annotated[str, typer.Option("--teacher", help="wide (the built-in one) or none.")] = "wide",
-    config: Annotated[
-        Path | None, typer.Option("--config", metavar="FILE.toml", help="Settings.", show_default=False)
-    ] = None,
-    seed: Annotated[int | None, typer.Option("--seed", help="Of everything random.  [default: 0]")] = None,
-    max_minutes: Annotated[
-        float | None,
-        typer.Option("--max-minutes", help="Stop training in time to end about then.", show_default=False),
-    ] = None,
-    work_dir: Annotated[
-        Path | None,
-        typer.Option(
-            "--work-dir", help="Where stages are kept.  [default: BUNDLE.build]", show_default=False
-        ),
-    ] = None,
-    targets: Targets = ALL_TARGETS,
-    precision: PrecisionOption = "int8",
-    name: Name = "",
-    licence: Licence = None,
-    sign_key: SignKey = None,
-    as_zip: AsZip = False,
-    force: Force = False,
-    model_version: ModelVersion = 1,
-    catalogue_version: CatalogueVersion = 1,
-    as_json: AsJson = False,
-) -> None:
-    """Train a student on a data directory and write a verified bundle.
-
-    Killed at any point, the same command goes on where it was.
-    """
-    options = _options(
-        targets, precision, name, licence, sign_key, as_zip, force, (model_version, catalogue_version)
-    )
-    overrides: dict[str, Any] = {}
-    if size is not None:
-        overrides["student"] = {"size": size}
-    if seed is not None:
-        overrides["seed"] = seed
-    settings = load_config(config, overrides)
-    _setup_logging()
-    result = build(
-        data_dir, out, settings, options, teacher=teacher, work_dir=work_dir, max_minutes=max_minutes
-    )
-    if as_json:
-        print_json(result.to_dict())
-        return
-    student = result.figures["student"]["test"]
-    note(f"The student's test HR@10 is {student['hr@10']:.4f}, NDCG@10 {student['ndcg@10']:.4f} (float32).")
-    _say_done(result.bundle)
-
-
-def cli_export(
-    checkpoint: Annotated[Path, typer.Argument(metavar="CHECKPOINT", help="A student that `build` trained.")],
-    out: Out,
-    targets: Targets = ALL_TARGETS,
-    precision: PrecisionOption = "int8",
-    name: Name = "",
-    licence: Licence = None,
-    sign_key: SignKey = None,
-    as_zip: AsZip = False,
-    force: Force = False,
-    model_version: ModelVersion = 1,
-    catalogue_version: CatalogueVersion = 1,
-    as_json: AsJson = False,
-) -> None:
-    """Write the bundle of a trained checkpoint; nothing is trained."""
-    options = _options(
-        targets, precision, name, licence, sign_key, as_zip, force, (model_version, catalogue_version)
-    )
-    _setup_logging()
-    from .checkpoint import load_checkpoint
-    from .exporting import export_checkpoint
-    from .writer import recover, refuse_existing
-
-    recover(out)
-    refuse_existing(out, force)
-    loaded = load_checkpoint(checkpoint)
-    figures = {"student": loaded.meta["trained"]} if "trained" in loaded.meta else {}
-    verification = export_checkpoint(loaded, out, options, figures)
-    if as_json:
-        print_json({"bundle": str(out), "verification": verification.to_dict()})
-        return
-    _say_done(out)
-
-
-def _say_done(bundle: Path) -> None:
-    size = bundle.stat().st_size if bundle.is_file() else sum(f.stat().st_size for f in bundle.iterdir())
-    note(f"{bundle}: {human_bytes(size)}, verified on every runtime here.")
-    note(f"Next: pocketrec inspect {bundle}   or   pocketrec rank {bundle} --items ID,ID")

@@ -40,9 +40,9 @@ VERBS: dict[str, Verb] = {
     "demo": Verb(
         "pocketrec_tools.demo", "cli_demo", "The whole job on data it makes itself, in minutes.", "export"
     ),
-    "build": Verb("pocketrec_export.build", "cli_build", "A data directory to a verified bundle.", "export"),
+    "build": Verb("pocketrec_export.verbs", "cli_build", "A data directory to a verified bundle.", "export"),
     "export": Verb(
-        "pocketrec_export.build", "cli_export", "A trained checkpoint to a bundle, no training.", "export"
+        "pocketrec_export.verbs", "cli_export", "A trained checkpoint to a bundle, no training.", "export"
     ),
     "inspect": Verb(
         "pocketrec.verbs", "cli_inspect", "What a bundle says of itself: versions, sizes, figures."

@@ -25,7 +25,7 @@ class PocketrecError(Exception):
 
 
 class BundleError(PocketrecError):
-    """A bundle that is missing, damaged, hostile, unsigned where it must be signed, or too new for this runtime."""
+    """A bundle that is missing, damaged, hostile, unsigned where it must be signed, or too new."""
 
     default_code = "bundle-invalid"
 

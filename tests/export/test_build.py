@@ -75,17 +75,14 @@ def test_nobodys_history_is_in_the_bundle(built: BuildResult, shop: Path) -> Non
     dataset = load_dataset(shop)
     triples = set()
     for user in range(dataset.num_users):
-        own = [(dataset.item_ids[i], int(t)) for i, t in zip(*_events(dataset, user), strict=True)]
+        where = dataset.user_slice(user)
+        times = dataset.timestamps[where].tolist()
+        own = [(dataset.item_ids[i], t) for i, t in zip(dataset.items[where], times, strict=True)]
         triples |= set(zip(own, own[1:], own[2:], strict=False))
     golden = json.loads((built.bundle / "golden.json").read_text())
     for case in golden["cases"]:
         pairs = [(item, when) for item, _, when in case["history"]]
         assert not set(zip(pairs, pairs[1:], pairs[2:], strict=False)) & triples
-
-
-def _events(dataset: object, user: int) -> tuple[object, object]:
-    own = dataset.user_slice(user)  # type: ignore[attr-defined]
-    return dataset.items[own], dataset.timestamps[own]  # type: ignore[attr-defined]
 
 
 def test_a_second_build_takes_the_stages_that_are_there(

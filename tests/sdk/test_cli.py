@@ -233,12 +233,12 @@ class Hidden:
             raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 sys.meta_path.insert(0, Hidden())
 import types
-module = types.ModuleType("pocketrec_export.build")
+module = types.ModuleType("pocketrec_export.verbs")
 def cli_build(data: str) -> None:
     import polars
     import executorch
 module.cli_build = cli_build
-sys.modules["pocketrec_export.build"] = module
+sys.modules["pocketrec_export.verbs"] = module
 from pocketrec.cli import main
 main(["build", "somewhere"])
 """
