@@ -42,6 +42,8 @@ class Agreement:
 TARGETS = {"onnx": ("onnxruntime", "model.onnx"), "executorch": ("executorch", "model.pte")}
 
 FLOAT_TOLERANCE = 1e-4
+# For two layers. Integers that differ add up over the layers like the steps of a random walk. Measured with
+# random weights: 2 layers of 128, median 2e-7, worst 2.4 %; 8 layers of 512, median 0.6 %, worst 2.7 %.
 MEDIAN_TOLERANCE, WORST_TOLERANCE = 0.01, 0.05
 
 
@@ -85,8 +87,10 @@ def check_artifact(
     finally:
         engine.close()
     found = Agreement(float(np.median(errors)), float(errors.max()), float(np.mean(errors <= 1e-5)))
-    exact = not any(name.endswith(".q") for name in tensors)
-    median, worst = (FLOAT_TOLERANCE, FLOAT_TOLERANCE) if exact else (MEDIAN_TOLERANCE, WORST_TOLERANCE)
+    median = worst = FLOAT_TOLERANCE
+    if any(name.endswith(".q") for name in tensors):
+        steps = max(backbone.shape.layers / 2, 1.0) ** 0.5
+        median, worst = MEDIAN_TOLERANCE * steps, WORST_TOLERANCE * steps
     if found.median > median or found.worst > worst:
         raise PocketrecError(
             f"{TARGETS[target][1]} run by {engine.name} {engine.version} differs from the numpy engine by "
