@@ -382,6 +382,20 @@ def test_the_students_ranks(seed: int, top: int, complete: bool) -> None:
             assert ranks.target_rank[p] == order.index(world.target(p)) + 1
 
 
+@pytest.mark.parametrize("complete", [True, False])
+def test_ranks_do_not_depend_on_how_many_scores_are_handled_at_once(
+    monkeypatch: pytest.MonkeyPatch, complete: bool
+) -> None:
+    world = make_world(7, complete)
+    arguments = (world.candidates, world.known, world.users, world.teacher.index, 5)
+    whole = student_ranks(*arguments)
+    monkeypatch.setattr("pocketrec_export.student_ranks._CHUNK", {"cpu": 2 * ITEMS + 1})
+    assert len(world.index) % 2 == 1  # so that the last chunk is shorter
+    parts = student_ranks(*arguments)
+    for name in vars(whole):
+        assert torch.equal(getattr(whole, name), getattr(parts, name)), name
+
+
 def test_a_tie_counts_against_the_student() -> None:
     world = make_world(3)
     world.candidates.scores[:] = 1.0
