@@ -254,7 +254,7 @@ def cli_demo(
 
     Interrupted, the same command goes on where it was. A finished bundle in DIR is taken as it is.
     """
-    # Before torch is loaded: threads that spin while they wait are ten times slower on a machine that is not idle.
+    # Before torch is loaded: on a machine that is not idle, threads that spin make training ten times slower.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     show_progress()
     graphs = possible_targets() if targets is None else tuple(part for part in targets.split(",") if part)

@@ -133,9 +133,8 @@ class DemoReport:
             for item, event, _ in self.person[done : listed.events]:
                 yield f"  recorded: {event or 'event'} {self.titles[item]} [{item}]"
             done = listed.events
-            new = "".join(
-                f", {len(before & {i for i, _, _ in listed.items})} of them as before" if before else ""
-            )
+            kept = len(before & {item for item, _, _ in listed.items})
+            new = f", {kept or 'none'} of them as before" if before else ""
             what = (
                 "nothing known yet, the most popular" if listed.fallback else f"after {listed.events} events"
             )
