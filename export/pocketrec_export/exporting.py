@@ -21,7 +21,7 @@ from .checkpoint import Checkpoint
 from .content import BundleContent, TableContent
 from .golden_requests import golden_requests
 from .precision import RECIPES, recipe, scheme_of
-from .targets import TARGETS, export_target
+from .targets import TARGETS, Sample, export_target, tolerances
 from .writer import write_bundle
 
 log = logging.getLogger(__name__)
@@ -73,12 +73,13 @@ def export_checkpoint(
     precision = recipe(options.precision)
     backbone = Backbone.from_qwen3(checkpoint.backbone, torch.from_numpy(checkpoint.recency))
     tensors = backbone_tensors(backbone, precision)
+    samples = catalogue_samples(checkpoint)
     engines: dict[str, dict[str, str | None]] = {}
     graphs: dict[str, bytes] = {}
     for target in options.targets:
         engine, file = TARGETS[target]
         log.info("writing %s (%s)", file, options.precision)
-        graphs[target], agreement = export_target(target, backbone, precision)
+        graphs[target], agreement = export_target(target, backbone, precision, samples)
         log.info("%s agrees with the numpy engine: %s", file, agreement)
         engines[engine] = _versions(engine)
     events = list(checkpoint.meta["events"])
@@ -107,6 +108,8 @@ def export_checkpoint(
         onnx=graphs.get("onnx"),
         pte=graphs.get("executorch"),
         engines=engines,
+        # A query that is off by a part of its length moves scores by that part of their spread.
+        tolerance=tolerances(backbone, tensors)[1] * _score_spread(backbone, checkpoint, samples),
         golden=golden_requests(checkpoint.item_ids, prior, events, checkpoint.length),
         model_version=options.model_version,
         catalogue_version=options.catalogue_version,
@@ -141,6 +144,29 @@ def export_checkpoint(
         check=check,
     )
     return results[0]
+
+
+def catalogue_samples(checkpoint: Checkpoint, count: int = 16, seed: int = 0) -> list[Sample]:
+    """Rows and masks of histories of all lengths, drawn from the catalogue by popularity."""
+    rng = np.random.default_rng(seed)
+    weights = (checkpoint.seen + 1.0) / (checkpoint.seen + 1.0).sum()
+    length, dim = checkpoint.recency.shape
+    samples: list[Sample] = []
+    for used in np.linspace(1, length, count).astype(int):
+        fused = checkpoint.item_rows[rng.choice(len(weights), used, p=weights)]
+        fused = fused + checkpoint.event_rows[rng.integers(0, len(checkpoint.event_rows), used)]
+        fused = fused + checkpoint.gap_rows[rng.integers(0, len(checkpoint.gap_rows), used)]
+        rows, mask = np.zeros((1, length, dim), np.float32), np.zeros((1, length), np.float32)
+        rows[0, length - used :], mask[0, length - used :] = fused, 1.0
+        samples.append((rows, mask))
+    return samples
+
+
+@torch.no_grad()
+def _score_spread(backbone: Backbone, checkpoint: Checkpoint, samples: Sequence[Sample]) -> float:
+    """Standard deviation of a list's scores over the catalogue, the mean over the samples."""
+    queries = torch.cat([backbone(torch.from_numpy(rows), torch.from_numpy(mask)) for rows, mask in samples])
+    return float((queries @ torch.from_numpy(checkpoint.item_rows).T).std(dim=1).mean())
 
 
 def _versions(engine: str) -> dict[str, str | None]:

@@ -1,8 +1,9 @@
 """The ExecuTorch engine: `model.pte`, XNNPACK on the CPU.
 
-ExecuTorch's Python binding takes and gives torch tensors, so this module imports torch, which takes a
-second or two and a few hundred megabytes. There is no lighter binding in its packages; on a phone the
-runtime is a small library.
+ExecuTorch's Python binding takes and gives torch tensors, so this module imports torch, which takes a few
+seconds and half a gigabyte. There is no lighter binding in its packages; on a phone the runtime is a small
+library. The compiled binding is used as it is: `executorch.runtime`, its wrapper, also imports the compiler,
+eight seconds more for nothing that is needed here.
 """
 
 from __future__ import annotations
@@ -12,7 +13,6 @@ import re
 import sys
 import tempfile
 import threading
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
@@ -56,8 +56,13 @@ class ExecutorchEngine(CheckedEngine):
         self._turn = threading.Lock()
         try:
             with _loading, _quiet():
-                runtime = _runtime(threads)
-                self._program: Any = runtime.load_program(program)
+                binding = _binding(threads)
+                load = (
+                    binding._load_program if isinstance(program, str) else binding._load_program_from_buffer
+                )
+                check = binding.Verification.InternalConsistency
+                self._bytes = program  # the program reads from them as long as it lives
+                self._program: Any = load(program, program_verification=check)
                 self._method: Any = self._program.load_method("forward")
         except Exception as error:  # RuntimeError for most, KeyError without a method of that name
             raise PocketrecError(
@@ -75,7 +80,7 @@ class ExecutorchEngine(CheckedEngine):
                 raise PocketrecError("the executorch engine is closed.", code="engine-closed")
             try:
                 inputs = [torch.from_numpy(np.require(x, requirements="W")) for x in (rows, mask)]
-                (query,) = self._method.execute(inputs)
+                (query,) = self._method.call(inputs)
             except Exception as error:
                 raise PocketrecError(
                     f"ExecuTorch {self.version} failed: {error}", code="engine-failed"
@@ -86,9 +91,10 @@ class ExecutorchEngine(CheckedEngine):
     def _free(self) -> None:
         with self._turn:
             self._method = self._program = None
+            self._bytes = b""
 
     def _expect(self, inputs: list[list[int]], outputs: list[list[int]]) -> None:
-        meta = self._method.metadata
+        meta = self._method.method_meta()
         got = [list(meta.input_tensor_meta(i).sizes()) for i in range(meta.num_inputs())]
         given = [list(meta.output_tensor_meta(i).sizes()) for i in range(meta.num_outputs())]
         if (got, given) != (inputs, outputs):
@@ -98,14 +104,13 @@ class ExecutorchEngine(CheckedEngine):
             )
 
 
-def _runtime(threads: int) -> Any:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # "this API is experimental"
-        from executorch.extension.pybindings import portable_lib
-        from executorch.runtime import Runtime
-    if portable_lib._threadpool_get_thread_count() != threads:
-        portable_lib._unsafe_reset_threadpool(threads)
-    return Runtime.get()
+def _binding(threads: int) -> Any:
+    import torch  # noqa: F401  (the binding needs its libraries loaded)
+    from executorch.extension.pybindings import _portable_lib
+
+    if _portable_lib._threadpool_get_thread_count() != threads:
+        _portable_lib._unsafe_reset_threadpool(threads)
+    return _portable_lib
 
 
 @contextmanager
