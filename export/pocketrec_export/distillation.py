@@ -16,14 +16,16 @@ from .losses import Candidates
 
 @dataclass(frozen=True)
 class Lesson:
-    """What the teacher says about the positions of one batch, and whose positions they are."""
+    """What the teacher says about the positions of one batch, and whose positions they are.
+
+    Attributes:
+        items: int64 [any], catalogue items that must take part in the batch: the heads of the teacher's
+            lists.
+    """
 
     teacher: TeacherBatch
     users: Tensor
-
-    def items(self) -> Tensor:
-        """Catalogue items that must take part in the batch: the teacher's lists."""
-        return self.teacher.ids[self.teacher.ids >= 0]
+    items: Tensor
 
 
 class Distillation:
@@ -35,7 +37,8 @@ class Distillation:
     def lesson(self, batch: dict[str, Tensor]) -> Lesson:
         """Look up the valid positions of a packed batch, in the order in which `ScoreStep` scores them."""
         index = batch["index"][batch["segments"] > 0]
-        return Lesson(self.cache.batch(index), self.known.users_of(index))
+        teacher = self.cache.batch(index)
+        return Lesson(teacher, self.known.users_of(index), teacher.items(self.config.top_k))
 
     def loss(self, candidates: Candidates, lesson: Lesson) -> Tensor:
         """ρ · (λp Lpos + λn Lneg), the mean over the positions. Scalar."""

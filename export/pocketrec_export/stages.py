@@ -34,8 +34,10 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Trained:
-    """A trained model's figures, as they stand in the manifest and in the report."""
+    """A trained model's figures, as they stand in the manifest and in the report; `parameters` counts tables
+    too."""
 
+    parameters: int
     validation: dict[str, Any]
     test: dict[str, Any]
     best_epoch: int
@@ -174,6 +176,7 @@ class Stages:
         ranker = self.material.ranker
         part = {p: Metrics.from_ranks(ranker.ranks(model, p)).to_dict() for p in ("validation", "test")}
         return Trained(
+            sum(p.numel() for p in model.parameters()),
             part["validation"],
             part["test"],
             result.best_epoch,

@@ -159,7 +159,7 @@ def _step(
     """One optimiser step; returns the detached loss."""
     tensors = {name: torch.from_numpy(a).to(accelerator.device) for name, a in vars(batch).items()}
     lesson = None if distillation is None else distillation.lesson(tensors)
-    extra = None if lesson is None else lesson.items()
+    extra = None if lesson is None else lesson.items
     with accelerator.autocast():
         candidates = step(tensors, drawn.to(accelerator.device), extra)
     loss = next_item_loss(candidates)

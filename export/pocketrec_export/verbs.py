@@ -3,15 +3,13 @@
 
 from __future__ import annotations
 
-import logging
-import sys
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from pocketrec.errors import DataError
-from pocketrec.output import human_bytes, note, print_json
+from pocketrec.output import human_bytes, note, print_json, show_progress
 from pocketrec.verbs import AsJson
 
 from .build import build
@@ -20,14 +18,6 @@ from .exporting import ExportOptions
 from .targets import TARGETS
 
 ALL_TARGETS = ",".join(TARGETS)
-
-
-def _setup_logging() -> None:
-    """Progress of ours on standard error; libraries only when they warn."""
-    logging.basicConfig(
-        stream=sys.stderr, format="%(asctime)s  %(message)s", datefmt="%H:%M:%S", level=logging.WARNING
-    )
-    logging.getLogger("pocketrec_export").setLevel(logging.INFO)
 
 
 def _options(
@@ -134,7 +124,7 @@ def cli_build(
     if seed is not None:
         overrides["seed"] = seed
     settings = load_config(config, overrides)
-    _setup_logging()
+    show_progress()
     result = build(
         data_dir, out, settings, options, teacher=teacher, work_dir=work_dir, max_minutes=max_minutes
     )
@@ -164,7 +154,7 @@ def cli_export(
     options = _options(
         targets, precision, name, licence, sign_key, as_zip, force, (model_version, catalogue_version)
     )
-    _setup_logging()
+    show_progress()
     from .checkpoint import load_checkpoint
     from .exporting import export_checkpoint
     from .writer import recover, refuse_existing

@@ -24,6 +24,19 @@ def note(message: str) -> None:
     sys.stderr.flush()
 
 
+def show_progress() -> None:
+    """From here on, what ours log of their progress goes to standard error; of libraries only warnings."""
+    import logging
+
+    logging.basicConfig(
+        stream=sys.stderr, format="%(asctime)s  %(message)s", datefmt="%H:%M:%S", level=logging.WARNING
+    )
+    for name in ("pocketrec_export", "pocketrec_tools"):
+        logging.getLogger(name).setLevel(logging.INFO)
+    # torchao and torch disagree about enumerations, at every start; nobody who builds a bundle can help it.
+    logging.getLogger("torch.utils._pytree").setLevel(logging.ERROR)
+
+
 def print_table(headers: Sequence[str], rows: Iterable[Sequence[str]], *, right: Sequence[str] = ()) -> None:
     """An aligned table on standard output; the columns named in `right` are set to the right.
 

@@ -26,7 +26,7 @@ import typer
 import pocketrec
 from pocketrec.bundle import Bundle
 from pocketrec.errors import BundleError, DataError
-from pocketrec.output import note, print_json, print_table
+from pocketrec.output import note, print_json, print_table, show_progress
 from pocketrec.verbs import AsJson
 from pocketrec_export.config import BuildConfig
 from pocketrec_tools.demo_data import make_demo_data
@@ -34,7 +34,6 @@ from pocketrec_tools.demo_measure import measure_rows
 from pocketrec_tools.demo_offline import rank_offline
 from pocketrec_tools.demo_report import HEADERS, DemoReport
 from pocketrec_tools.held_out import HeldOut
-from pocketrec_tools.logs import show_progress
 
 RECIPE: dict[str, Any] = {
     "student": {"size": "tiny", "length": 32},
@@ -254,8 +253,6 @@ def cli_demo(
 
     Interrupted, the same command goes on where it was. A finished bundle in DIR is taken as it is.
     """
-    # Before torch is loaded: on a machine that is not idle, threads that spin make training ten times slower.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     show_progress()
     graphs = possible_targets() if targets is None else tuple(part for part in targets.split(",") if part)
     report = demo(out, DemoSettings(seed, users, items, targets=graphs), force=force)

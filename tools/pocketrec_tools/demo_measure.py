@@ -31,7 +31,7 @@ def measure_rows(data: Path, bundle: Path, checkpoint: Path) -> tuple[list[DemoR
     student_bytes, student_ms = measure(checkpoint, bundle, data)
     rows = [
         _row("popularity", figures["popularity"]),
-        _row("teacher", figures["teacher"]["test"]),
+        _row("teacher, float32", figures["teacher"]["test"], 4 * figures["teacher"]["parameters"]),
         _row("student, float32", figures["student"]["test"], student_bytes, student_ms),
     ]
     for name in engines:

@@ -21,7 +21,7 @@ import numpy as np
 import typer
 from numpy.typing import NDArray
 
-from pocketrec.output import note, print_json, print_table
+from pocketrec.output import note, print_json, print_table, show_progress
 from pocketrec.recommender import Recommender
 from pocketrec.verbs import AsJson, BundlePath
 from pocketrec_export.metrics import Metrics, pessimistic_rank, popularity_ranks
@@ -29,7 +29,6 @@ from pocketrec_export.progress import Progress
 from pocketrec_export.split import Part
 from pocketrec_tools.evaluation_report import EvaluationReport, remarks
 from pocketrec_tools.held_out import HeldOut
-from pocketrec_tools.logs import show_progress
 from pocketrec_tools.machine import engine_version
 from pocketrec_tools.overlap import compare_with
 
