@@ -12,7 +12,7 @@ import numpy as np
 from scipy import sparse
 from sklearn.decomposition import TruncatedSVD
 from sklearn.feature_extraction.text import TfidfTransformer
-from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 
 SPECIAL_TOKENS = ("<pad>", "<unk>", "<s>", "</s>")
 
@@ -24,7 +24,8 @@ def train_tokenizer(texts: list[str], vocab_size: int) -> Tokenizer:
     The vocabulary has at most `vocab_size` entries, fewer when the texts hold fewer; the four special tokens
     come first.
     """
-    tokenizer = Tokenizer(models.BPE(unk_token="<unk>", continuing_subword_prefix="##"))
+    # No prefix for the inside of words: with one, the library numbers tokens differently in every process.
+    tokenizer = Tokenizer(models.BPE(unk_token="<unk>"))
     tokenizer.normalizer = normalizers.Sequence(
         [normalizers.NFKD(), normalizers.StripAccents(), normalizers.Lowercase()]
     )
@@ -35,12 +36,10 @@ def train_tokenizer(texts: list[str], vocab_size: int) -> Tokenizer:
             pre_tokenizers.Digits(individual_digits=False),
         ]
     )
-    tokenizer.decoder = decoders.WordPiece(prefix="##")
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size,
         min_frequency=2,
         special_tokens=list(SPECIAL_TOKENS),
-        continuing_subword_prefix="##",
         show_progress=False,
     )
     tokenizer.train_from_iterator(texts, trainer)

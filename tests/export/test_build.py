@@ -180,7 +180,7 @@ def _start(shop: Path, out: Path, recipe: Path) -> subprocess.Popen[bytes]:
     command = [sys.executable, "-m", "pocketrec", "build", str(shop), "--out", str(out)]
     command += ["--config", str(recipe), "--targets", "onnx", "--json"]
     return subprocess.Popen(
-        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env={**os.environ}
+        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env={**os.environ}
     )
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -129,6 +131,17 @@ def test_start_rows_keep_text_similarity() -> None:
     norms = np.sqrt(np.diag(exact))
     assert np.allclose(norms[:-1], 1.0, atol=1e-5)
     assert norms[-1] == 0  # no text, no row
+
+
+def test_the_tokenizer_is_the_same_in_every_process() -> None:
+    program = (
+        "from pocketrec_export.text import train_tokenizer;"
+        "import sys; texts = [f'{a}{b} {b}{a}{a}' for a in 'tabulé' for b in ('ent', 'ope', 'ug')];"
+        "sys.stdout.write(train_tokenizer(texts, 60).to_str())"
+    )
+    command = [sys.executable, "-c", program]
+    first, second = (subprocess.run(command, capture_output=True, check=True).stdout for _ in range(2))
+    assert first == second
 
 
 def test_text_features_of_texts_without_any_word() -> None:

@@ -50,7 +50,7 @@ def test_the_table_has_every_ranker(report: DemoReport) -> None:
     names = [row.name for row in report.rows]
     assert names == [
         "popularity",
-        "teacher",
+        "teacher, float32",
         "student, float32",
         "int8 bundle, onnxruntime",
         "int8 bundle, numpy",
