@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import sys
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -150,6 +153,8 @@ class DemoReport:
         """What to type next, with this run's paths and an item that exists."""
         some = ",".join(item for item, _, _ in self.person[:2])
         yield "Next:"
+        if shutil.which("pocketrec") is None:  # as after `make demo`
+            yield f"  source {os.path.relpath(sys.prefix)}/bin/activate"
         yield f"  pocketrec rank {self.bundle} --items {some} -k 5"
         yield f"  pocketrec rank {self.bundle} --history {self.history}"
         yield f"  pocketrec evaluate {self.bundle} {self.data} --against {self.checkpoint}"
