@@ -5,8 +5,9 @@ Each is a thin shell around a function: `Recommender.rank`, `inspection.inspect`
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -107,7 +108,7 @@ def cli_inspect(bundle: BundlePath, as_json: AsJson = False) -> None:
             for name, e in m["engines"].items()
         ),
         *((f"licence of {name}", text) for name, text in m["licences"].items()),
-        *((f"figure {name}", str(value)) for name, value in m["figures"].items()),
+        *_figures("figure", m["figures"]),
         *((f"file {name}", human_bytes(size)) for name, size in found.files.items()),
     ]
     print_table(("", ""), lines)
@@ -124,6 +125,17 @@ def cli_verify(bundle: BundlePath, public_key: PublicKeys = None, as_json: AsJso
         print_table(("check", "", "found"), [(c.name, c.status, c.detail) for c in result.checks])
     if not result.ok:
         raise typer.Exit(1)
+
+
+def _figures(name: str, value: Any) -> Iterator[tuple[str, str]]:
+    """A line for every figure, however deep: "figure student test ndcg@10" and its value."""
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            yield from _figures(f"{name} {key}", inner)
+    elif isinstance(value, list):
+        yield from ((name, str(entry)) for entry in value)
+    else:
+        yield name, f"{value:.4f}" if isinstance(value, float) else str(value)
 
 
 def _keys(paths: list[Path] | None) -> list[bytes]:
