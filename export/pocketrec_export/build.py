@@ -12,7 +12,7 @@ from pocketrec.errors import DataError
 from pocketrec.verify import Verification
 
 from .config import BuildConfig
-from .exporting import ExportOptions
+from .options import ExportOptions
 
 log = logging.getLogger(__name__)
 
@@ -76,13 +76,7 @@ def build(
         DataError: the data or configuration cannot be used.
         PocketrecError: see `exporting.export_checkpoint`.
     """
-    from .checkpoint import load_checkpoint
     from .data import load_dataset
-    from .exporting import export_checkpoint
-    from .metrics import popularity_metrics
-    from .model import Material
-    from .stages import Stages
-    from .student import SIZES
     from .writer import recover, refuse_existing
 
     began = time.monotonic()
@@ -99,6 +93,14 @@ def build(
     refuse_existing(out, options.force)
     dataset = load_dataset(data_dir)
     log.info("%s", dataset.report)
+    # Torch loads here, after all that can be wrong with options, paths and data was found.
+    from .checkpoint import load_checkpoint
+    from .exporting import export_checkpoint
+    from .metrics import popularity_metrics
+    from .model import Material
+    from .stages import Stages
+    from .student import SIZES
+
     material = Material(dataset, SIZES[config.student.size].vocab)
     for part in ("validation", "test"):
         if len(material.split.users_for(part)) == 0:

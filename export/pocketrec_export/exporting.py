@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import logging
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -20,45 +20,12 @@ from .backbone import Backbone, backbone_tensors
 from .checkpoint import Checkpoint
 from .content import BundleContent, TableContent
 from .golden_requests import golden_requests
-from .precision import RECIPES, recipe, scheme_of
-from .targets import TARGETS, Sample, export_target, tolerances
+from .options import TARGETS, ExportOptions
+from .precision import recipe, scheme_of
+from .targets import Sample, export_target, tolerances
 from .writer import write_bundle
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class ExportOptions:
-    """What a bundle is to be.
-
-    Attributes:
-        targets: graphs to write, of `TARGETS`; the numpy engine needs none.
-        precision: a recipe of `precision.RECIPES`.
-        licences: SPDX expressions by what they cover.
-        sign_key: Ed25519 private key, PEM; None leaves the bundle unsigned.
-    """
-
-    targets: Sequence[str] = tuple(TARGETS)
-    precision: str = "int8"
-    name: str = ""
-    model_version: int = 1
-    catalogue_version: int = 1
-    licences: dict[str, str] = field(default_factory=dict)
-    sign_key: bytes | None = None
-    as_zip: bool = False
-    force: bool = False
-    created: str | None = None
-
-    def __post_init__(self) -> None:
-        unknown = sorted(set(self.targets) - set(TARGETS))
-        if unknown:
-            raise PocketrecError(
-                f"there is no target {unknown[0]!r}.",
-                code="target-unknown",
-                remedy=f"Choose from {','.join(TARGETS)}.",
-            )
-        if self.precision not in RECIPES:
-            recipe(self.precision)  # raises, naming the recipes
 
 
 def export_checkpoint(

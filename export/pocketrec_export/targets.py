@@ -22,6 +22,7 @@ from pocketrec.engine_numpy import NumpyEngine
 from pocketrec.engines import Engine
 from pocketrec.errors import PocketrecError
 from pocketrec_export.backbone import Backbone, backbone_tensors
+from pocketrec_export.options import TARGETS
 from pocketrec_export.precision import Precision
 
 Sample = tuple[NDArray[np.float32], NDArray[np.float32]]
@@ -37,9 +38,6 @@ class Agreement:
     exact: float
     """Share of the samples within 1e-5: those where no integer differs."""
 
-
-# target -> (engine, file in the bundle); also the order in which a build writes them.
-TARGETS = {"onnx": ("onnxruntime", "model.onnx"), "executorch": ("executorch", "model.pte")}
 
 FLOAT_TOLERANCE = 1e-4
 # For two layers. Integers that differ add up over the layers like the steps of a random walk. Measured with

@@ -14,8 +14,7 @@ from pocketrec.verbs import AsJson
 
 from .build import build
 from .config import load_config
-from .exporting import ExportOptions
-from .targets import TARGETS
+from .options import TARGETS, ExportOptions
 
 ALL_TARGETS = ",".join(TARGETS)
 

@@ -21,7 +21,8 @@ from pocketrec.verify import verify
 from pocketrec_export.build import BuildResult, build
 from pocketrec_export.checkpoint import load_checkpoint
 from pocketrec_export.config import BuildConfig
-from pocketrec_export.exporting import ExportOptions, export_checkpoint
+from pocketrec_export.exporting import export_checkpoint
+from pocketrec_export.options import ExportOptions
 from support import ROOT
 
 QUICK = """

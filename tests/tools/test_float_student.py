@@ -13,8 +13,9 @@ from pocketrec.errors import DataError
 from pocketrec_export.build import BuildResult, build
 from pocketrec_export.checkpoint import load_checkpoint
 from pocketrec_export.config import BuildConfig
-from pocketrec_export.exporting import ExportOptions, export_checkpoint
+from pocketrec_export.exporting import export_checkpoint
 from pocketrec_export.metrics import Metrics
+from pocketrec_export.options import ExportOptions
 from pocketrec_tools.demo_data import make_demo_data
 from pocketrec_tools.evaluate import evaluate
 from pocketrec_tools.float_student import FloatStudent, measure

@@ -202,7 +202,7 @@ def _write_state(out: Path, settings: DemoSettings, checkpoint: Path | None) -> 
 def _build(data: Path, bundle: Path, settings: DemoSettings) -> Path:
     """Build the bundle and return the student's checkpoint."""
     from pocketrec_export.build import build
-    from pocketrec_export.exporting import ExportOptions
+    from pocketrec_export.options import ExportOptions
 
     # Forced: a bundle that is there is one that an earlier run did not get to note down.
     licences = {"model": "Apache-2.0", "data": "CC0-1.0"}
