@@ -6,96 +6,27 @@ it. `reseal` puts sizes, hashes and id right again, for faults that lie behind t
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 import struct
-import zipfile
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-Manifest = dict[str, Any]
-Header = dict[str, Any]
+from hostile_archives import members, pack
+from hostile_base import (
+    CASES,
+    Header,
+    Hostile,
+    Manifest,
+    case,
+    edit_manifest,
+    edit_tensors,
+    manifest_case,
+    reseal,
+    tensors_case,
+)
 
-
-@dataclass(frozen=True)
-class Hostile:
-    """One case: its name, the code of the refusal, and what makes it from a good bundle."""
-
-    name: str
-    code: str
-    make: Callable[[Path], Path]
-
-
-CASES: list[Hostile] = []
-
-
-def case(
-    code: str, name: str = ""
-) -> Callable[[Callable[[Path], Path | None]], Callable[[Path], Path | None]]:
-    """Register a function that harms the bundle and returns what to open (None: the directory)."""
-
-    def register(function: Callable[[Path], Path | None]) -> Callable[[Path], Path | None]:
-        title = name or function.__name__.replace("_", "-")
-        CASES.append(Hostile(title, code, lambda bundle: function(bundle) or bundle))
-        return function
-
-    return register
-
-
-def edit_manifest(bundle: Path, change: Callable[[Manifest], object]) -> None:
-    """Change the manifest as JSON; ids and hashes stay what they were."""
-    manifest = json.loads((bundle / "manifest.json").read_bytes())
-    change(manifest)
-    (bundle / "manifest.json").write_text(json.dumps(manifest), "utf-8")
-
-
-def reseal(bundle: Path) -> None:
-    """Make the manifest tell the truth about the files that are there."""
-
-    def change(manifest: Manifest) -> None:
-        listing = ""
-        for name in sorted(manifest["files"], key=str.encode):
-            data = (bundle / name).read_bytes()
-            digest = hashlib.sha256(data).hexdigest()
-            manifest["files"][name] = {"size": len(data), "sha256": digest}
-            listing += f"{name} {digest}\n"
-        manifest["bundle_id"] = hashlib.sha256(listing.encode()).hexdigest()
-
-    edit_manifest(bundle, change)
-
-
-def edit_tensors(bundle: Path, name: str, change: Callable[[Header, bytearray], object]) -> None:
-    """Change header and data of a safetensors file, then reseal."""
-    raw = (bundle / name).read_bytes()
-    size = struct.unpack("<Q", raw[:8])[0]
-    header, data = json.loads(raw[8 : 8 + size]), bytearray(raw[8 + size :])
-    change(header, data)
-    text = json.dumps(header).encode()
-    (bundle / name).write_bytes(struct.pack("<Q", len(text)) + text + data)
-    reseal(bundle)
-
-
-def manifest_case(code: str, name: str, change: Callable[[Manifest], object]) -> None:
-    """Register a case that changes the manifest alone."""
-
-    def make(bundle: Path) -> Path:
-        edit_manifest(bundle, change)
-        return bundle
-
-    CASES.append(Hostile(f"manifest-{name}", code, make))
-
-
-def tensors_case(code: str, name: str, file: str, change: Callable[[Header, bytearray], object]) -> None:
-    """Register a case that changes a tensor file, behind right hashes."""
-
-    def make(bundle: Path) -> Path:
-        edit_tensors(bundle, file, change)
-        return bundle
-
-    CASES.append(Hostile(f"tensors-{name}", code, make))
+__all__ = ["CASES", "Hostile", "edit_manifest", "edit_tensors", "members", "pack", "reseal"]
 
 
 # Files and folders.
@@ -366,137 +297,3 @@ tensors_case(
     "catalogue-invalid", "order-unsorted", "catalogue.safetensors",
     lambda header, data: struct.pack_into("<ii", data, header["item_id.order"]["data_offsets"][0], 1, 0),
 )  # fmt: skip
-
-
-# Archives.
-
-
-def pack(bundle: Path, entries: list[tuple[zipfile.ZipInfo, bytes]], comment: bytes = b"") -> Path:
-    """A ZIP of these entries beside the bundle."""
-    out = bundle.with_suffix(".zip")
-    with zipfile.ZipFile(out, "w") as archive:
-        for info, data in entries:
-            archive.writestr(info, data)
-        archive.comment = comment
-    return out
-
-
-def members(bundle: Path) -> list[tuple[zipfile.ZipInfo, bytes]]:
-    """The bundle's files as stored members."""
-    return [(zipfile.ZipInfo(path.name), path.read_bytes()) for path in sorted(bundle.iterdir())]
-
-
-@case("zip-invalid")
-def zip_compressed(bundle: Path) -> Path:
-    entries = members(bundle)
-    entries[2][0].compress_type = zipfile.ZIP_DEFLATED
-    return pack(bundle, entries)
-
-
-@case("name-twice")
-def zip_with_a_name_twice(bundle: Path) -> Path:
-    entries = members(bundle)
-    out = pack(bundle, [*entries, (zipfile.ZipInfo("golden.jsoN"), entries[0][1])])
-    out.write_bytes(out.read_bytes().replace(b"golden.jsoN", b"golden.json"))
-    return out
-
-
-@case("name-invalid")
-def zip_with_a_path_upwards(bundle: Path) -> Path:
-    return pack(bundle, [*members(bundle), (zipfile.ZipInfo("../evil"), b"x")])
-
-
-@case("name-invalid")
-def zip_with_a_folder(bundle: Path) -> Path:
-    return pack(
-        bundle, [(zipfile.ZipInfo("bundle/" + info.filename), data) for info, data in members(bundle)]
-    )
-
-
-@case("file-special")
-def zip_with_a_link(bundle: Path) -> Path:
-    entries = members(bundle)
-    entries[1][0].create_system = 3
-    entries[1][0].external_attr = 0o120777 << 16
-    return pack(bundle, entries)
-
-
-@case("zip-invalid")
-def zip_with_a_comment(bundle: Path) -> Path:
-    return pack(bundle, members(bundle), comment=b"hello")
-
-
-@case("zip-invalid")
-def zip_with_something_in_front(bundle: Path) -> Path:
-    out = pack(bundle, members(bundle))
-    out.write_bytes(b"#!/bin/sh\n" + out.read_bytes())
-    return out
-
-
-@case("zip-invalid")
-def zip_truncated(bundle: Path) -> Path:
-    out = pack(bundle, members(bundle))
-    out.write_bytes(out.read_bytes()[:-30])
-    return out
-
-
-@case("zip-invalid")
-def zip_encrypted(bundle: Path) -> Path:
-    return _patch_first_headers(bundle, local=6, central=8, value=1)
-
-
-@case("zip-invalid")
-def zip_whose_headers_disagree(bundle: Path) -> Path:
-    return _patch_first_headers(bundle, local=22, central=None, value=1)
-
-
-@case("zip-invalid")
-def zip_whose_members_overlap(bundle: Path) -> Path:
-    """Two entries of the directory point at one member."""
-    out = pack(bundle, members(bundle))
-    raw = bytearray(out.read_bytes())
-    first = raw.index(b"PK\x01\x02")
-    second = raw.index(b"PK\x01\x02", first + 4)
-    raw[second + 42 : second + 46] = raw[first + 42 : first + 46]
-    out.write_bytes(raw)
-    return out
-
-
-@case("too-many-files")
-def zip_of_a_thousand(bundle: Path) -> Path:
-    return pack(bundle, members(bundle) + [(zipfile.ZipInfo(f"x{n}"), b"") for n in range(1000)])
-
-
-@case("manifest-missing")
-def zip_without_manifest(bundle: Path) -> Path:
-    return pack(bundle, [entry for entry in members(bundle) if entry[0].filename != "manifest.json"])
-
-
-@case("zip-invalid")
-def no_zip_at_all(bundle: Path) -> Path:
-    out = bundle.with_suffix(".zip")
-    out.write_bytes(b"some text")
-    return out
-
-
-@case("zip-invalid")
-def empty_file(bundle: Path) -> Path:
-    out = bundle.with_suffix(".zip")
-    out.write_bytes(b"")
-    return out
-
-
-@case("bundle-missing")
-def nothing_there(bundle: Path) -> Path:
-    return bundle / "nothing"
-
-
-def _patch_first_headers(bundle: Path, local: int, central: int | None, value: int) -> Path:
-    """A ZIP with one byte changed in the first local header and, if asked, in the first central one."""
-    out = pack(bundle, members(bundle))
-    raw = bytearray(out.read_bytes())
-    raw[local] ^= value
-    if central is not None:
-        raw[raw.index(b"PK\x01\x02") + central] ^= value
-    out.write_bytes(raw)
-    return out

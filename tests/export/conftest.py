@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import gzip
+from collections.abc import Callable
 from pathlib import Path
 
+import polars as pl
 import pytest
+from small_data import GOOD, Content
 
 from pocketrec_export.config import BuildConfig
 from pocketrec_tools.demo_data import make_demo_data
@@ -27,3 +31,21 @@ def quick() -> BuildConfig:
             "teacher": {"dim": 64, "layers": 1, "heads": 2, "top_k": 30},
         }
     )
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Callable[..., Path]:
+    """`write(interactions, items, **files)`: a data directory; items_csv_gz and the like name other files."""
+
+    def put(interactions: Content | None = GOOD, items: Content | None = None, **files: Content) -> Path:
+        everything: dict[str, Content | None] = {"interactions.csv": interactions, "items.csv": items}
+        everything |= {name.replace("_", "."): content for name, content in files.items()}
+        for name, content in everything.items():
+            if isinstance(content, pl.DataFrame):
+                content.write_parquet(tmp_path / name)
+            elif content is not None:
+                raw = content.encode() if isinstance(content, str) else content
+                (tmp_path / name).write_bytes(gzip.compress(raw) if name.endswith(".gz") else raw)
+        return tmp_path
+
+    return put
