@@ -1,4 +1,4 @@
-"""The data directory: what is read, in what order, and what bad input is told."""
+"""The data directory: what is read, in what order, and what is warned of."""
 
 from __future__ import annotations
 
