@@ -43,7 +43,7 @@ class Shape:
 SIZES = {
     "tiny": Shape(
         dim=96, layers=2, heads=4, kv_heads=2, intermediate=192, vocab=4096
-    ),  # 0.16 M in the backbone
+    ),  # 0.17 M in the backbone
     "small": Shape(dim=256, layers=2, heads=4, kv_heads=2, intermediate=512, vocab=8192),  # 1.2 M
     "base": Shape(dim=512, layers=6, heads=8, kv_heads=4, intermediate=1408, vocab=16384),  # 18 M
 }

@@ -1,6 +1,7 @@
 """Training of a student or of the built-in teacher: epochs, early stopping, resuming after a kill.
 
-* `accelerate` places model and batches; several processes share the batches of an epoch.
+* `accelerate` places model and batches and chooses the arithmetic. One process; the stages of a build know no
+  other.
 * What validates and what is kept is a moving average of the weights.
 * After every epoch the whole state goes to one file, replaced atomically. Order and dropout depend on seed
   and epoch only, so a killed run goes on as if nothing had happened.
@@ -119,10 +120,8 @@ def train(
             rng = np.random.default_rng([seed, epoch])
             student.train()
             losses: list[Tensor] = []
-            for number, batch in enumerate(batches(histories, student.length, config.positions, rng)):
+            for batch in batches(histories, student.length, config.positions, rng):
                 drawn = torch.from_numpy(rng.integers(0, items, max(negatives, 1)))
-                if number % accelerator.num_processes != accelerator.process_index:
-                    continue
                 for group in optimizer.param_groups:
                     group["lr"] = config.learning_rate * min(1.0, (run.steps + 1) / config.warmup_steps)
                 losses.append(_step(accelerator, step, optimizer, batch, drawn, distillation))
@@ -132,7 +131,7 @@ def train(
             loss = float(torch.stack(losses).mean())
             figures = Metrics.from_ranks(ranker.ranks(average.module, "validation", users))
             record = EpochRecord(epoch, loss, figures.hr, figures.ndcg, time.monotonic() - began)
-            run.finish_epoch(record, save=accelerator.is_main_process)
+            run.finish_epoch(record)
             log.info(
                 "%s: epoch %d, loss %.4f, validation HR@10 %.4f NDCG@10 %.4f, %.1f s",
                 label, epoch, loss, figures.hr, figures.ndcg, record.seconds,
@@ -203,7 +202,7 @@ class _Run:
             return f"time limit of {max_seconds:.0f} s"
         return None
 
-    def finish_epoch(self, record: EpochRecord, save: bool) -> None:
+    def finish_epoch(self, record: EpochRecord) -> None:
         self.records.append(record)
         self.next_epoch = record.epoch + 1
         if record.ndcg > self.best_ndcg:
@@ -211,8 +210,7 @@ class _Run:
             self.best_weights = {
                 k: v.detach().cpu().clone() for k, v in self.average.module.state_dict().items()
             }
-        if save:
-            self._save()
+        self._save()
 
     def _save(self) -> None:
         state = {
