@@ -32,9 +32,7 @@ class StudentConfig(Section):
 
     size: SizeName = Field("small", description="depth, width and heads together")
     length: int = Field(50, ge=2, le=512, description="events that the graph reads")
-    kappa: float = Field(
-        2.0, gt=0, description="interactions at which behaviour weighs as much as it ever half does"
-    )
+    kappa: float = Field(2.0, gt=0, description="interactions at which the gate of behaviour is one half")
     recency_heads: int = Field(
         4, ge=1, description="independent recency curves, each over its slice of the width"
     )

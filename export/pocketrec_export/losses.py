@@ -1,7 +1,6 @@
 """The floor: next-item training by full or sampled softmax, and the step that accelerate wraps.
 
-Sampled softmax draws its negatives uniformly and once for the batch (`docs/training.md` has what was
-measured).
+Sampled softmax draws its negatives uniformly and once for the batch; `docs/training.md` says when it is used.
 """
 
 from __future__ import annotations

@@ -56,7 +56,7 @@ class ItemRows(nn.Module):
         features: CSR float32 [items, vocab], TF-IDF weights.
         seen: int [items], training interactions of each item.
         word_rows: float32 [vocab, dim], where the word table starts.
-        kappa: interactions at which behaviour weighs as much as it does not.
+        kappa: interactions at which the gate of behaviour is one half.
     """
 
     gate: Tensor
