@@ -12,13 +12,12 @@ from pocketrec.errors import DataError
 from pocketrec.verify import Verification
 
 from .config import BuildConfig
-from .options import ExportOptions
+from .options import ExportOptions, TeacherChoice
 
 log = logging.getLogger(__name__)
 
-TEACHERS = ("wide", "none")
 # Of a build's time limit, what training the teacher may take; the rest is the student's and the export's.
-TEACHER_SHARE = 0.4
+TEACHER_SHARE = 0.5
 EXPORT_RESERVE_SECONDS = 120.0
 
 
@@ -57,7 +56,7 @@ def build(
     config: BuildConfig | None = None,
     options: ExportOptions | None = None,
     *,
-    teacher: str = "wide",
+    teacher: str = "ensemble",
     work_dir: str | Path | None = None,
     max_minutes: float | None = None,
 ) -> BuildResult:
@@ -68,7 +67,7 @@ def build(
         out: the bundle; nothing is there before the last moment.
         config: None takes the defaults.
         options: of the export.
-        teacher: "wide", the built-in one, or "none": next items alone.
+        teacher: what to distil from, see `options.TeacherChoice`; "none" trains on next items alone.
         work_dir: where stages are kept, `OUT.build` when None. The same build goes on there after a kill.
         max_minutes: stop training early enough to end about then.
 
@@ -81,12 +80,7 @@ def build(
 
     began = time.monotonic()
     config, options, out = config or BuildConfig(), options or ExportOptions(), Path(out)
-    if teacher not in TEACHERS:
-        raise DataError(
-            f"there is no teacher {teacher!r}.",
-            code="teacher-unknown",
-            remedy=f"Choose {' or '.join(TEACHERS)}.",
-        )
+    choice = TeacherChoice.parse(teacher)
     if max_minutes is not None and max_minutes <= 0:
         raise DataError(f"--max-minutes {max_minutes:g} is not positive.", remedy="Give minutes, such as 30.")
     recover(out)
@@ -100,6 +94,7 @@ def build(
     from .model import Material
     from .stages import Stages
     from .student import SIZES
+    from .teaching import make_teacher
 
     material = Material(dataset, SIZES[config.student.size].vocab)
     for part in ("validation", "test"):
@@ -130,12 +125,11 @@ def build(
         "popularity": popularity_metrics(dataset, material.split, "test").to_dict(),
     }
     cache = None
-    if teacher != "none":
-        cache, trained = stages.teacher(TEACHER_SHARE)
-        figures["teacher"] = {"kind": teacher, **asdict(trained)}
-    directory, trained = stages.student(
-        cache, teacher if teacher == "none" else f"{teacher}-{stages.teacher_key}"
-    )
+    if choice.kind != "none":
+        made, told = make_teacher(stages, choice, TEACHER_SHARE)
+        cache, quality = stages.cache(made)
+        figures["teacher"] = {"kind": choice.kind, "name": made.name, **told, **quality}
+    directory, trained = stages.student(cache)
     figures["student"] = asdict(trained)
     verification = export_checkpoint(load_checkpoint(directory), out, options, figures)
     return BuildResult(out, directory, figures, verification, time.monotonic() - began)

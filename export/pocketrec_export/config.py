@@ -10,9 +10,14 @@ import tomllib
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from pocketrec.errors import DataError
+
+RankerName = Literal["sequence", "rules", "neighbours", "text", "llm"]
+# What a graph's length is chosen from.
+LENGTHS = (50, 100, 200)
 
 SizeName = Literal["tiny", "small", "base"]
 
@@ -31,13 +36,28 @@ class StudentConfig(Section):
     """How the student is made."""
 
     size: SizeName = Field("small", description="depth, width and heads together")
-    length: int = Field(50, ge=2, le=512, description="events that the graph reads")
+    length: int = Field(
+        0, ge=0, le=512, description="events that the graph reads; 0 chooses by the lengths of the histories"
+    )
     kappa: float = Field(2.0, gt=0, description="interactions at which the gate of behaviour is one half")
     recency_heads: int = Field(
         4, ge=1, description="independent recency curves, each over its slice of the width"
     )
-    input_dropout: float = Field(0.2, ge=0, lt=1, description="of history rows")
-    hidden_dropout: float = Field(0.2, ge=0, lt=1, description="of what attention and MLP add")
+    dropout: float = Field(
+        -1.0,
+        ge=-1,
+        lt=1,
+        description="of history rows and of what attention and MLP add; -1 takes that of `teacher.dropouts` "
+        "which validation prefers",
+    )
+
+    def length_for(self, lengths: np.ndarray) -> int:
+        """Events to read when training histories have these lengths: what three in four need, within
+        bounds."""
+        if self.length:
+            return self.length
+        wanted = float(np.quantile(lengths, 0.75)) if len(lengths) else 0.0
+        return next((length for length in LENGTHS if length >= wanted), LENGTHS[-1])
 
 
 class TrainingConfig(Section):
@@ -73,19 +93,31 @@ class TrainingConfig(Section):
 
 
 class TeacherConfig(Section):
-    """The built-in teacher: a wider model of the student's family, on text and ids."""
+    """The teachers that come with the build: sequence models, and rankers that only count."""
 
-    dim: int = Field(384, ge=32, description="width")
-    layers: int = Field(2, ge=1, description="depth")
-    heads: int = Field(6, ge=1, description="attention heads; must divide the width")
-    input_dropout: float = Field(0.3, ge=0, lt=1, description="of history rows")
-    hidden_dropout: float = Field(0.3, ge=0, lt=1, description="of what attention and MLP add")
+    rankers: tuple[RankerName, ...] = Field(
+        ("sequence", "rules", "neighbours", "text"), min_length=1, description="members of the ensemble"
+    )
+    dropouts: tuple[float, ...] = Field(
+        (0.2, 0.4), min_length=1, description="one sequence model is trained with each"
+    )
+    dim: int = Field(0, ge=0, description="width of the sequence models; 0 is the student's")
+    validation_users: int = Field(
+        4000, ge=1, description="at most, that settings and weights of the ensemble are fitted on"
+    )
     top_k: int = Field(100, ge=1, description="length of the cached lists")
+    newest: int = Field(
+        0, ge=0, description="lists for so many of each user's newest events; 0 for all of them"
+    )
 
 
 class DuoKDConfig(Section):
     """The DuoKD loss; docs/duokd.md says what each name stands for."""
 
+    method: Literal["duokd", "kl"] = Field(
+        "duokd", description="kl is the plain divergence from the teacher's list, to compare with"
+    )
+    lambda_kl: float = Field(0.4, ge=0, description="weight of the divergence, with `method` kl")
     top_k: int = Field(10, ge=1, description="teacher items among the positives")
     negatives: int = Field(40, ge=0, description="negatives of a position, half over-rated, half uniform")
     student_top: int = Field(

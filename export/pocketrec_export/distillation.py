@@ -10,6 +10,7 @@ from torch import Tensor
 from .cache import TeacherBatch, TeacherCache
 from .config import DuoKDConfig
 from .duokd import duokd_loss
+from .kl import kl_loss
 from .known import KnownItems
 from .losses import Candidates
 
@@ -41,7 +42,9 @@ class Distillation:
         return Lesson(teacher, self.known.users_of(index), teacher.items(self.config.top_k))
 
     def loss(self, candidates: Candidates, lesson: Lesson) -> Tensor:
-        """ρ · (λp Lpos + λn Lneg), the mean over the positions. Scalar."""
+        """ρ · (λp Lpos + λn Lneg), or λ · KL; the mean over the positions. Scalar."""
+        if self.config.method == "kl":
+            return self.config.lambda_kl * kl_loss(candidates, lesson.teacher, self.config.top_k)
         generator = torch.Generator(device=candidates.scores.device)
         # Follows the global seed, which training sets for each epoch.
         generator.manual_seed(int(torch.randint(0, 2**31 - 1, (1,))))

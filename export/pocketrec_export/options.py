@@ -1,11 +1,12 @@
-"""What an export can be told. Nothing here loads torch, so that a wrong option is answered at once."""
+"""What a build and an export can be told. Nothing here loads torch: a wrong option is answered at once."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
-from pocketrec.errors import PocketrecError
+from pocketrec.errors import DataError, PocketrecError
 
 from .precision import recipe
 
@@ -44,3 +45,45 @@ class ExportOptions:
                 remedy=f"Choose from {','.join(TARGETS)}.",
             )
         recipe(self.precision)  # raises what there is no recipe for
+
+
+NAMED_TEACHERS = ("ensemble", "sequence", "none")
+
+
+@dataclass(frozen=True)
+class TeacherChoice:
+    """What `--teacher` asks for.
+
+    | it says | kind |
+    |---|---|
+    | `ensemble` | sequence models, sequential rules, item neighbours and text similarity, blended |
+    | `sequence` | the sequence models alone |
+    | a directory, or `llm:NAME` | a language model from there or from the hub, as a dual encoder over texts |
+    | a file | lists that somebody's model made: user, item, score |
+    | `none` | no teacher |
+    """
+
+    kind: str
+    source: str = ""
+
+    @classmethod
+    def parse(cls, said: str) -> TeacherChoice:
+        """
+        Raises:
+            DataError: `teacher-unknown`.
+        """
+        if said in NAMED_TEACHERS:
+            return cls(said)
+        if said.startswith("llm:") and len(said) > 4:
+            return cls("llm", said[4:])
+        path = Path(said)
+        if path.is_dir():
+            return cls("llm", said)
+        if path.is_file():
+            return cls("scores", said)
+        raise DataError(
+            f"there is no teacher {said!r}.",
+            code="teacher-unknown",
+            remedy=f"Choose {', '.join(NAMED_TEACHERS)}, the directory of a language model, llm:NAME for one "
+            "from the hub, or a file of scores.",
+        )

@@ -1,4 +1,4 @@
-"""The stages of a build, each resumable: teacher, its cache, the student, its checkpoint.
+"""The stages of a build, each resumable: sequence models, the teacher's cache, the student, its checkpoint.
 
 A stage leaves a directory or file named after the key of all it depends on, in the work directory of the
 build. What is there and complete is taken as it is; what a kill left half done is gone on with.
@@ -14,6 +14,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import safetensors.torch
 import torch
 
 from pocketrec import __version__
@@ -25,8 +27,8 @@ from .distillation import Distillation
 from .known import KnownItems
 from .metrics import Metrics
 from .model import Material
-from .student import SIZES, Student
-from .teacher import teacher_shape, write_cache
+from .student import SIZES, Shape, Student
+from .teachers import Positions, Teacher, held_out_metrics, write_cache
 from .training import TrainingResult, train
 
 log = logging.getLogger(__name__)
@@ -38,6 +40,7 @@ class Trained:
     too."""
 
     parameters: int
+    dropout: float
     validation: dict[str, Any]
     test: dict[str, Any]
     best_epoch: int
@@ -53,68 +56,114 @@ def stage_key(*parts: object) -> str:
 
 
 class Stages:
-    """Runs the stages for one dataset and configuration in one work directory."""
+    """Runs the stages for one dataset and configuration in one work directory.
+
+    Attributes:
+        length: events that the graph reads, chosen where the configuration leaves it open.
+    """
 
     def __init__(
         self, material: Material, config: BuildConfig, work: Path, deadline: Callable[[], float | None]
     ) -> None:
         self.material, self.config, self.work = material, config, work
         self.deadline = deadline
-        data = (material.dataset.fingerprint, material.vocab, config.seed)
-        model = (
-            config.student.length,
-            config.student.kappa,
-            config.student.recency_heads,
-            config.training.key(),
-        )
-        self.teacher_key = stage_key("teacher", *data, *model, config.teacher.key())
-        self.student_key = stage_key("student", *data, config.student.key(), config.training.key())
+        self.length = config.student.length_for(np.diff(material.histories.offsets))
+        self.data_key = stage_key(material.dataset.fingerprint, material.vocab, config.seed, self.length)
+        student = config.student
+        self._family = (self.data_key, student.kappa, student.recency_heads, config.training.key())
 
-    def teacher(self, share: float) -> tuple[TeacherCache, Trained]:
-        """The built-in teacher's finished cache, and how good the teacher is.
+    @property
+    def shape(self) -> Shape:
+        """The student's."""
+        return SIZES[self.config.student.size]
+
+    def sequence_models(self, share: float = 1.0) -> list[tuple[Student, Trained]]:
+        """One trained model of the student's family for each of `teacher.dropouts`, of unlike seeds.
 
         Args:
-            share: of the time that is left, how much training may take.
+            share: of the time that is left, what their training may take together.
         """
-        key = self.teacher_key
-        directory, figures = self.work / f"cache-{key}", self.work / f"teacher-{key}.json"
-        if figures.exists():
-            log.info("teacher and its lists are there already")
-            return TeacherCache.open(directory, key), Trained(**json.loads(figures.read_text()))
-        settings = self.config.teacher
-        model = self._model(
-            teacher_shape(settings, self.material.vocab), settings.input_dropout, settings.hidden_dropout
-        )
-        result = self._train(model, f"teacher-{key}.state", "teacher", None, share)
-        trained = self._figures(model, result)
-        write_cache(model, self.material.histories, directory, settings.top_k, key)
-        _write_json(figures, asdict(trained))
-        (self.work / f"teacher-{key}.state").unlink(missing_ok=True)
-        return TeacherCache.open(directory, key), trained
+        dropouts = self.config.teacher.dropouts
+        return [self._sequence_model(i, share / (len(dropouts) - i)) for i in range(len(dropouts))]
 
-    def student(self, cache: TeacherCache | None, teacher: str) -> tuple[Path, Trained]:
+    def _sequence_model(self, number: int, share: float) -> tuple[Student, Trained]:
+        settings = self.config.teacher
+        shape = self.shape
+        if settings.dim:
+            heads = max(1, settings.dim * shape.heads // shape.dim)
+            shape = Shape(settings.dim, shape.layers, heads, heads, 2 * settings.dim, shape.vocab)
+        dropout, seed = settings.dropouts[number], self.config.seed + 1000 * number
+        key = stage_key("sequence", *self._family, shape, dropout, seed)
+        weights, figures = self.work / f"sequence-{key}.safetensors", self.work / f"sequence-{key}.json"
+        model = self._model(shape, dropout, seed)
+        if figures.exists():
+            log.info("sequence model %d is there already", number + 1)
+            model.load_state_dict(safetensors.torch.load_file(weights))
+            return model.eval(), Trained(**json.loads(figures.read_text()))
+        label = f"sequence model {number + 1}"
+        result = self._train(model, f"sequence-{key}.state", label, None, share, seed)
+        trained = self._figures(model, result, dropout)
+        model.cpu()
+        partial = weights.with_suffix(".partial")
+        safetensors.torch.save_file(model.state_dict(), partial)
+        partial.replace(weights)
+        _write_json(figures, asdict(trained))
+        (self.work / f"sequence-{key}.state").unlink(missing_ok=True)
+        return model, trained
+
+    def validation_positions(self) -> Positions:
+        """What settings and weights of an ensemble are fitted on."""
+        users = self.material.split.users_for("validation")
+        at_most = self.config.teacher.validation_users
+        if len(users) > at_most:
+            users = np.sort(np.random.default_rng(self.config.seed).choice(users, at_most, replace=False))
+        return Positions.held_out(
+            self.material.ranker.histories, self.material.split, "validation", users, self.length
+        )
+
+    def cache(self, teacher: Teacher) -> tuple[TeacherCache, dict[str, Any]]:
+        """The teacher's finished cache, and how good the teacher is: its validation and test figures."""
+        settings, key = self.config.teacher, stage_key("cache", teacher.key, self.config.teacher.key())
+        directory, figures = self.work / f"cache-{key}", self.work / f"cache-{key}.json"
+        if not figures.exists():
+            histories = self.material.histories
+            write_cache(teacher, histories, directory, settings.top_k, self.length, settings.newest)
+            everything, split = self.material.ranker.histories, self.material.split
+            quality = {
+                part: held_out_metrics(teacher, everything, split, part, self.length).to_dict()
+                for part in ("validation", "test")
+            }
+            _write_json(figures, quality)
+        return TeacherCache.open(directory, teacher.key), json.loads(figures.read_text())
+
+    def student(self, cache: TeacherCache | None, share: float = 1.0) -> tuple[Path, Trained]:
         """The trained student's checkpoint and figures.
+
+        Without a dropout in the configuration it takes that of the best sequence model, whose training this
+        may start. Without a teacher too, it is that model.
 
         Args:
             cache: what to distil from; None trains on next items alone.
-            teacher: names the teacher in keys and files.
+            share: of the time that is left, what training may take.
         """
-        key = stage_key(self.student_key, teacher, self.config.duokd.key() if cache is not None else "")
+        settings, seed = self.config.student, self.config.seed
+        dropout, best = settings.dropout, None
+        if dropout < 0:
+            models = self.sequence_models(share if cache is None else share / 2)
+            best = max(models, key=lambda model: model[1].validation["ndcg@10"])
+            dropout = best[1].dropout
+        lesson = (cache.key, self.config.duokd.key()) if cache is not None else ()
+        key = stage_key("student", *self._family, self.shape, dropout, settings.dropout, *lesson)
         checkpoint = self.work / f"student-{key}"
         if checkpoint.exists():
             log.info("the student is there already: %s", checkpoint)
             return checkpoint, Trained(**json.loads((checkpoint / "pocketrec.json").read_text())["trained"])
-        settings = self.config.student
-        model = self._model(SIZES[settings.size], settings.input_dropout, settings.hidden_dropout)
-        lessons = None
-        if cache is not None:
-            histories = self.material.histories
-            known = KnownItems.from_histories(
-                histories.offsets, histories.items, self.material.dataset.num_items
-            )
-            lessons = Distillation(cache, known, self.config.duokd)
-        result = self._train(model, f"student-{key}.state", "student", lessons, 1.0)
-        trained = self._figures(model, result)
+        if cache is None and best is not None and best[0].shape == self.shape:
+            model, trained = best
+        else:
+            model = self._model(self.shape, dropout, seed)
+            result = self._train(model, f"student-{key}.state", "student", self._lessons(cache), share, seed)
+            trained = self._figures(model, result, dropout)
         dataset = self.material.dataset
         save_checkpoint(
             checkpoint,
@@ -127,8 +176,8 @@ class Stages:
             events=dataset.events,
             meta={
                 "trained": asdict(trained),
-                "teacher": teacher,
-                "config": self.config.model_dump(),
+                "teacher": cache.teacher if cache is not None else "",
+                "config": self.config.model_dump(mode="json"),
                 "data": dataset.fingerprint,
                 "pocketrec": __version__,
             },
@@ -136,20 +185,33 @@ class Stages:
         (self.work / f"student-{key}.state").unlink(missing_ok=True)
         return checkpoint, trained
 
-    def _model(self, shape: Any, input_dropout: float, hidden_dropout: float) -> Student:
+    def _lessons(self, cache: TeacherCache | None) -> Distillation | None:
+        if cache is None:
+            return None
+        histories = self.material.histories
+        known = KnownItems.from_histories(histories.offsets, histories.items, self.material.dataset.num_items)
+        return Distillation(cache, known, self.config.duokd)
+
+    def _model(self, shape: Shape, dropout: float, seed: int) -> Student:
         settings = self.config.student
         return self.material.model(
             shape,
-            length=settings.length,
-            seed=self.config.seed,
+            length=self.length,
+            seed=seed,
             kappa=settings.kappa,
             recency_heads=settings.recency_heads,
-            input_dropout=input_dropout,
-            hidden_dropout=hidden_dropout,
+            input_dropout=dropout,
+            hidden_dropout=dropout,
         )
 
     def _train(
-        self, model: Student, state: str, label: str, lessons: Distillation | None, share: float
+        self,
+        model: Student,
+        state: str,
+        label: str,
+        lessons: Distillation | None,
+        share: float,
+        seed: int,
     ) -> TrainingResult:
         left = self.deadline()
         result = train(
@@ -157,7 +219,7 @@ class Stages:
             self.material.histories,
             self.material.ranker,
             self.config.training,
-            seed=self.config.seed,
+            seed=seed,
             state_file=self.work / state,
             label=label,
             distillation=lessons,
@@ -169,7 +231,7 @@ class Stages:
         )  # fmt: skip
         return result
 
-    def _figures(self, model: Student, result: TrainingResult) -> Trained:
+    def _figures(self, model: Student, result: TrainingResult, dropout: float) -> Trained:
         """Quality on all users; the test part is looked at once, after every choice has been made."""
         device = "cuda" if torch.cuda.is_available() else "cpu"
         model.to(device)
@@ -177,6 +239,7 @@ class Stages:
         part = {p: Metrics.from_ranks(ranker.ranks(model, p)).to_dict() for p in ("validation", "test")}
         return Trained(
             sum(p.numel() for p in model.parameters()),
+            dropout,
             part["validation"],
             part["test"],
             result.best_epoch,

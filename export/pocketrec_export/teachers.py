@@ -10,6 +10,7 @@ makes them itself.
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -49,10 +50,19 @@ class Positions:
     skip: NDArray[np.int64]
 
     @classmethod
-    def all(cls, histories: Histories, length: int) -> Positions:
+    def all(cls, histories: Histories, length: int, newest: int = 0) -> Positions:
         """Every event that has a next one, once, each with at least half of `length` events of context where
-        its history has them."""
-        return cls(histories, *histories.covering_windows(length))
+        its history has them.
+
+        Args:
+            newest: only so many of each user's newest ones; 0 for all.
+        """
+        start, size, skip = histories.covering_windows(length)
+        if newest:
+            user = np.searchsorted(histories.offsets, start, side="right") - 1
+            skip = np.maximum(skip, histories.offsets[user + 1] - 1 - newest - start)
+        kept = skip < size
+        return cls(histories, start[kept], size[kept], skip[kept])
 
     @classmethod
     def held_out(
@@ -79,7 +89,7 @@ class Positions:
         total = np.cumsum(self.size - self.skip)
         cuts = np.searchsorted(total, np.arange(at_most, total[-1] if len(total) else 0, at_most))
         bounds = np.unique(np.concatenate([[0], cuts + 1, [len(total)]]))
-        return [slice(int(a), int(b)) for a, b in zip(bounds[:-1], bounds[1:], strict=True)]
+        return [slice(int(a), int(b)) for a, b in itertools.pairwise(bounds)]
 
     @cached_property
     def window(self) -> NDArray[np.int64]:
@@ -180,17 +190,19 @@ def lists_from_log_probs(log_probs: Tensor, positions: Positions, k: int) -> Lis
 
 
 @torch.no_grad()
-def write_cache(teacher: Teacher, histories: Histories, directory: Path, k: int, length: int) -> None:
+def write_cache(
+    teacher: Teacher, histories: Histories, directory: Path, k: int, length: int, newest: int = 0
+) -> None:
     """Write the teacher's lists for every training event; goes on where a killed run stopped.
 
     Args:
         histories: the training events.
         directory: of the cache.
         k: length of the lists, cut to the size of the catalogue.
-        length: events of a window, see `Positions.all`.
+        length, newest: see `Positions.all`; events without a list teach nothing.
     """
     k = min(k, teacher.items)
-    positions = Positions.all(histories, length)
+    positions = Positions.all(histories, length, newest)
     chunks = positions.chunks(max(1, CHUNK_BYTES // (4 * teacher.items)))
     writer = CacheWriter.open(
         directory, n=len(histories.items), k=k, items=teacher.items, key=teacher.key, teacher=teacher.name

@@ -84,7 +84,10 @@ def cli_build(
     ],
     out: Out,
     size: Annotated[str | None, typer.Option("--size", help="tiny, small or base.  [default: small]")] = None,
-    teacher: Annotated[str, typer.Option("--teacher", help="wide (the built-in one) or none.")] = "wide",
+    teacher: Annotated[
+        str,
+        typer.Option("--teacher", help="ensemble, sequence, none, a language model's directory, or scores."),
+    ] = "ensemble",
     config: Annotated[
         Path | None, typer.Option("--config", metavar="FILE.toml", help="Settings.", show_default=False)
     ] = None,

@@ -36,9 +36,7 @@ positions = 256
 warmup_steps = 5
 mixed_precision = "no"
 [teacher]
-dim = 64
-layers = 1
-heads = 2
+dropouts = [0.1, 0.3]
 top_k = 30
 """
 ONNX = ExportOptions(targets=("onnx",))
@@ -196,10 +194,10 @@ def test_kill_at_any_point_and_the_same_command_goes_on(
     def there(pattern: str) -> Callable[[], bool]:
         return lambda: any(tmp_path.glob(pattern))
 
-    # In the teacher's training, in the writing of its lists, in the student's, and while the bundle is
+    # In a sequence model's training, in the writing of its lists, in the student's, and while the bundle is
     # written.
     for moment in (
-        "*.build/teacher-*.state",
+        "*.build/sequence-*.state",
         "*.build/cache-*/ids.npy",
         "*.build/student-*.state",
         ".bundle.new-*",

@@ -1,0 +1,68 @@
+"""From what `--teacher` says (`options.TeacherChoice`) to a teacher."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import asdict
+from typing import Any
+
+from .counting import Pairs, fit_counting
+from .ensemble import Ensemble, fit_weights, gather_evidence
+from .options import TeacherChoice
+from .sequence import SequenceRanker
+from .stages import Stages, stage_key
+from .teachers import Ranker, Teacher
+
+log = logging.getLogger(__name__)
+
+
+def make_teacher(stages: Stages, choice: TeacherChoice, share: float) -> tuple[Teacher, dict[str, Any]]:
+    """The teacher and what to tell about it; trains what it is made of.
+
+    Args:
+        choice: any but "none".
+        share: of the time that is left, what training it may take.
+    """
+    if choice.kind == "ensemble":
+        return _ensemble(stages, stages.config.teacher.rankers, share)
+    if choice.kind == "sequence":
+        return _ensemble(stages, ("sequence",), share)
+    raise ValueError(f"no teacher of kind {choice.kind!r}")
+
+
+def _ensemble(stages: Stages, wanted: tuple[str, ...], share: float) -> tuple[Teacher, dict[str, Any]]:
+    rankers: list[Ranker] = []
+    told: list[dict[str, Any]] = []
+    if "sequence" in wanted:
+        for number, (model, trained) in enumerate(stages.sequence_models(share), 1):
+            rankers.append(SequenceRanker(model, f"sequence {number}"))
+            told.append(asdict(trained))
+    material = stages.material
+    positions = stages.validation_positions()
+    counting = {"rules", "neighbours", "text"} & set(wanted)
+    if counting:
+        pairs = Pairs(material.histories, material.dataset.num_items, stages.config.seed)
+        texts = material.features.weights if "text" in counting else None
+        for ranker in fit_counting(pairs, texts, positions):
+            if ranker.name in counting:
+                rankers.append(ranker)
+                told.append({"decay": ranker.decay})
+    evidence = gather_evidence(rankers, positions)
+    weights = fit_weights(evidence)
+    alone = [evidence.metrics([float(i == j) for j in range(len(rankers))]) for i in range(len(rankers))]
+    members = [
+        {"name": ranker.name, "weight": round(float(weight), 4), "fitted": figures.to_dict(), **details}
+        for ranker, weight, figures, details in zip(rankers, weights, alone, told, strict=True)
+    ]
+    for member in members:
+        log.info(
+            "%s: weight %.3f, NDCG@10 %.4f", member["name"], member["weight"], member["fitted"]["ndcg@10"]
+        )
+    key = stage_key(
+        "ensemble", stages.data_key, stages.config.training.key(), stages.config.teacher.key(), members
+    )
+    return Ensemble(rankers, weights, key), {
+        "members": members,
+        "parameters": sum(int(member.get("parameters", 0)) for member in members),
+        "seconds": sum(float(member.get("seconds", 0)) for member in members),
+    }
