@@ -135,21 +135,22 @@ def load_dataset(path: str | Path) -> Dataset:
             "Put a table with the columns user_id, item_id, timestamp there.",
             code="data-missing-file",
         )
-    table = read_table(source, ("user_id", "item_id", "timestamp"))
+    table = read_table(source, ("user_id", "item_id", "timestamp"), ("user_id", "item_id", "event"))
     warnings = table.warnings
     users, items = ids(table, "user_id", warnings), ids(table, "item_id", warnings)
     micros, converted = microseconds(table)
     events, event_ids = event_types(table)
-    warnings += converted + unused_columns(table) + duplicate_rows(table)
+    order = np.lexsort((micros, users.codes))  # stable: row order breaks ties
+    warnings += converted + unused_columns(table) + duplicate_rows(table, order, users.codes, micros)
     catalogue = read_catalogue(directory, table, items)
     warnings += catalogue.warnings
-    user_ids, item_ids = users.unique(maintain_order=True), catalogue.item_ids
-    user_of = users.cast(pl.Enum(user_ids)).to_physical().to_numpy()
-    item_of = items.cast(pl.Enum(item_ids)).to_physical().to_numpy().astype(np.int32)
-    order = np.lexsort((micros, user_of))  # stable: row order breaks ties
-    lengths = np.bincount(user_of, minlength=user_ids.len())
-    timestamps = micros[order] // MICROS
-    seen = np.bincount(item_of, minlength=item_ids.len())
+    user_ids, item_ids = users.names, catalogue.item_ids
+    place = items.names.cast(pl.Enum(item_ids)).to_physical().to_numpy().astype(np.int32)
+    lengths = np.bincount(users.codes, minlength=user_ids.len())
+    timestamps = micros[order]
+    timestamps //= MICROS
+    seen = np.bincount(items.codes, minlength=items.names.len())
+    seen = np.bincount(place, seen, minlength=item_ids.len()).astype(np.int64)
     warnings += short_users(table, user_ids, lengths) + cold_items(catalogue.file, item_ids, seen)
     warnings += unused_files(directory)
     report = DataReport(
@@ -170,7 +171,7 @@ def load_dataset(path: str | Path) -> Dataset:
         item_ids=item_ids.to_list(),
         events=events,
         offsets=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
-        items=item_of[order],
+        items=place[items.codes[order]],
         timestamps=timestamps,
         event_ids=event_ids[order],
         texts=catalogue.texts,

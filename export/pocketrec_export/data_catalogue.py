@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 
-from pocketrec_export.data_checks import ids
+from pocketrec_export.data_checks import Ids, ids
 from pocketrec_export.data_files import Table, find_table, read_table
 from pocketrec_export.data_report import DataWarning, refuse, sample, short
 
@@ -36,11 +37,11 @@ class CatalogueData:
     warnings: list[DataWarning] = field(default_factory=list)
 
 
-def read_catalogue(directory: Path, interactions: Table, items: pl.Series) -> CatalogueData:
+def read_catalogue(directory: Path, interactions: Table, items: Ids) -> CatalogueData:
     """Read items.* of a directory and extend it by the items that the interactions name.
 
     Args:
-        items: item id of each row of `interactions`.
+        items: of `interactions`.
 
     Raises:
         DataError: an item id that is empty or there twice, or a file that cannot be read.
@@ -54,12 +55,12 @@ def read_catalogue(directory: Path, interactions: Table, items: pl.Series) -> Ca
             "there is no items file, so items are known by behaviour alone",
             "Add items.csv with item_id and text columns such as title.",
         )
-        found = items.unique(maintain_order=True)
+        found = items.names
         return CatalogueData(found, [""] * found.len(), {}, (), interactions.name, [warning])
     table = read_table(path, ("item_id",))
-    own = ids(table, "item_id", table.warnings)
+    own = ids(table, "item_id", table.warnings).texts()
     _refuse_duplicates(table, own)
-    everything = pl.concat([own, items.unique(maintain_order=True)]).unique(maintain_order=True)
+    everything = pl.concat([own, items.names]).unique(maintain_order=True)
     extra = everything.len() - own.len()
     frame = pl.DataFrame(
         [_as_text(table, name) for name in table.frame.columns if name and name != "item_id"]
@@ -157,17 +158,17 @@ def _notes(
     return notes
 
 
-def _unknown_items(table: Table, items: pl.Series, own: pl.Series, file: str, extra: int) -> DataWarning:
-    rows = (~items.is_in(own.implode())).arg_true()
-    distinct = items.gather(rows).unique(maintain_order=True)
-    lead = f"no item id of the interactions is in {file}: " if rows.len() == items.len() else ""
+def _unknown_items(table: Table, items: Ids, own: pl.Series, file: str, extra: int) -> DataWarning:
+    unknown = (~items.names.is_in(own.implode())).to_numpy()
+    rows = np.flatnonzero(unknown[items.codes])
+    lead = f"no item id of the interactions is in {file}: " if len(rows) == len(items.codes) else ""
     return DataWarning(
         "unknown-item",
         table.name,
-        rows.len(),
-        f"{lead}{rows.len():,} rows name {extra:,} items that {file} lacks; they are kept, without text",
+        len(rows),
+        f"{lead}{len(rows):,} rows name {extra:,} items that {file} lacks; they are kept, without text",
         f"Add the items to {file}, or check that both files write ids alike.",
         "item_id",
         table.numbers(rows),
-        sample(distinct[:5].to_list()),
+        sample(items.names.filter(pl.Series(unknown))[:5].to_list()),
     )

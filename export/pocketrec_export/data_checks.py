@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,24 @@ MAX_EVENT_TYPES = 2**15 - 1
 USED = ("user_id", "item_id", "timestamp", "event")
 
 
-def ids(table: Table, column: str, warnings: list[DataWarning]) -> pl.Series:
+@dataclass(frozen=True)
+class Ids:
+    """An id column: each id once, and a number for each row.
+
+    Attributes:
+        names: text, in order of first appearance.
+        codes: int32 [rows], indices into `names`.
+    """
+
+    names: pl.Series
+    codes: NDArray[np.int32]
+
+    def texts(self) -> pl.Series:
+        """The id of each row."""
+        return self.names.gather(self.codes)
+
+
+def ids(table: Table, column: str, warnings: list[DataWarning]) -> Ids:
     """An id column as text.
 
     Raises:
@@ -34,41 +52,61 @@ def ids(table: Table, column: str, warnings: list[DataWarning]) -> pl.Series:
             code="data-bad-id",
             column=column,
         )
-    series = series.cast(pl.String)
-    empty = (series.is_null() | (series.str.strip_chars() == "")).arg_true()
-    if empty.len():
-        more = f" (and {empty.len() - 1:,} more rows)" if empty.len() > 1 else ""
+    names, codes = _encoded(series)
+    stripped = names.str.strip_chars()
+    empty = (names.is_null() | (stripped == "")).to_numpy()
+    if empty.any():
+        rows = np.flatnonzero(empty[codes])
+        more = f" (and {len(rows) - 1:,} more rows)" if len(rows) > 1 else ""
         refuse(
             table.name,
             f"is empty{more}",
             "Give every row an id, or remove the row.",
             code="data-bad-id",
-            place=table.place(int(empty[0])),
+            place=table.place(int(rows[0])),
             column=column,
         )
-    padded = (series != series.str.strip_chars()).arg_true()
-    if padded.len():
+    padded = (names != stripped).to_numpy()
+    if padded.any():
+        rows = np.flatnonzero(padded[codes])
         warnings.append(
             DataWarning(
                 "padded-id",
                 table.name,
-                padded.len(),
-                f"{padded.len():,} ids begin or end with a blank, which makes them different ids",
+                len(rows),
+                f"{len(rows):,} ids begin or end with a blank, which makes them different ids",
                 "Remove the blanks.",
                 column,
-                table.numbers(padded),
-                sample(series.gather(padded[:5]).to_list()),
+                table.numbers(rows),
+                sample(names.gather(codes[rows[:5]]).to_list()),
             )
         )
-    return series
+    return Ids(names, codes)
+
+
+def _encoded(series: pl.Series) -> tuple[pl.Series, NDArray[np.int32]]:
+    """Each different value as text (null stays null) in order of first appearance, and the index of each
+    row's, int32."""
+    if not isinstance(series.dtype, pl.Categorical):
+        series = series.cast(pl.String).cast(pl.Categorical)
+    physical = series.to_physical()
+    unique = physical.unique(maintain_order=True)
+    number = pl.Series(np.arange(unique.len(), dtype=np.int32))
+    # Categories are numbered across all columns: what stands at a number that is not here is never read.
+    place = np.zeros(int(unique.max() or 0) + 2, np.int32)  # type: ignore[arg-type]
+    nothing = len(place) - 1
+    place[unique.fill_null(nothing).to_numpy()] = number.to_numpy()
+    codes = place[(physical.fill_null(nothing) if physical.null_count() else physical).to_numpy()]
+    return series.unique(maintain_order=True).cast(pl.String), codes
 
 
 def event_types(table: Table) -> tuple[list[str], NDArray[np.int16]]:
     """Event vocabulary ("" first, then sorted) and the event index of each row, int16 [rows]."""
     if "event" not in table.frame.columns:
         return [""], np.zeros(table.frame.height, np.int16)
-    series = table.frame["event"].cast(pl.String).fill_null("").str.strip_chars()
-    names = ["", *sorted(set(series.unique().to_list()) - {""})]
+    written, codes = _encoded(table.frame["event"])
+    said = written.fill_null("").str.strip_chars()
+    names = ["", *sorted(set(said.to_list()) - {""})]
     if len(names) > MAX_EVENT_TYPES:
         refuse(
             table.name,
@@ -77,20 +115,21 @@ def event_types(table: Table) -> tuple[list[str], NDArray[np.int16]]:
             code="data-bad-event",
             column="event",
         )
-    empty = (series == "").arg_true()
-    if empty.len():
+    event_ids = said.cast(pl.Enum(names)).to_physical().to_numpy().astype(np.int16)[codes]
+    empty = np.flatnonzero(event_ids == 0)
+    if len(empty):
         table.warnings.append(
             DataWarning(
                 "empty-event",
                 table.name,
-                empty.len(),
-                f"{empty.len():,} of {series.len():,} rows name no event type and count as an unknown one",
+                len(empty),
+                f"{len(empty):,} of {len(codes):,} rows name no event type and count as an unknown one",
                 "Name the event, or leave the column out.",
                 "event",
                 table.numbers(empty),
             )
         )
-    return names, series.cast(pl.Enum(names)).to_physical().to_numpy().astype(np.int16)
+    return names, event_ids
 
 
 def unused_columns(table: Table) -> list[DataWarning]:
@@ -106,16 +145,26 @@ def unused_columns(table: Table) -> list[DataWarning]:
     return notes
 
 
-def duplicate_rows(table: Table) -> list[DataWarning]:
-    """Rows that repeat an earlier row in every column; they are kept."""
-    again = table.frame.height - table.frame.n_unique()
-    if not again:
+def duplicate_rows(
+    table: Table, order: NDArray[np.int64], users: NDArray[np.int32], micros: NDArray[np.int64]
+) -> list[DataWarning]:
+    """Rows that repeat an earlier row in every column; they are kept.
+
+    Args:
+        order: int64 [rows], row numbers by user, then time.
+        users, micros: [rows], user and time of each row. Only rows that share both can be the same.
+    """
+    ahead, behind = order[:-1], order[1:]
+    same = (users[ahead] == users[behind]) & (micros[ahead] == micros[behind])
+    suspects = np.sort(order[np.append(same, False) | np.append(False, same)])
+    if not len(suspects):
         return []
-    rows = (~table.frame.select(pl.struct(pl.all()).is_first_distinct()).to_series()).arg_true()
-    message = f"{again:,} rows repeat an earlier row exactly and are kept"
-    return [
-        DataWarning("duplicate-row", table.name, again, message, "Remove them.", rows=table.numbers(rows))
-    ]
+    again = (~table.frame[suspects].select(pl.struct(pl.all()).is_first_distinct()).to_series()).arg_true()
+    if not again.len():
+        return []
+    message = f"{again.len():,} rows repeat an earlier row exactly and are kept"
+    rows = table.numbers(suspects[again.to_numpy()])
+    return [DataWarning("duplicate-row", table.name, again.len(), message, "Remove them.", rows=rows)]
 
 
 def short_users(table: Table, user_ids: pl.Series, lengths: NDArray[np.integer]) -> list[DataWarning]:

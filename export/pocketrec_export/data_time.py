@@ -15,6 +15,8 @@ from pocketrec_export.data_files import Table
 from pocketrec_export.data_report import EARLIEST, SAMPLE, DataWarning, refuse, sample, short
 
 MICROS = 1_000_000
+BLOCK = 1 << 22
+"""Rows worked on at a time."""
 _LARGEST = 9.2e18  # int64
 # unit, above, up to, times, divided by: value * times // divided by = microseconds
 _UNITS = (
@@ -39,69 +41,114 @@ def microseconds(table: Table, column: str = "timestamp") -> tuple[NDArray[np.in
         _refuse_where(table, column, series.is_null())
         micros = series.cast(pl.Datetime("us")).cast(pl.Int64)
         return micros.to_numpy(), [_iso_warning(table, column)]
-    if kind == pl.String:
-        text = series.fill_null("").str.strip_chars()
-        whole, real = text.cast(pl.Int64, strict=False), text.cast(pl.Float64, strict=False)
-        if real.null_count() > text.len() // 2:
-            iso = _iso(text)
-            # Not numbers and not dates: the message below names the first bad number instead.
-            if iso.null_count() < real.null_count():
-                _refuse_where(table, column, iso.is_null())
-                return iso.to_numpy(), [_iso_warning(table, column)]
-    elif kind.is_integer():
-        whole, real = series.cast(pl.Int64, strict=False), series.cast(pl.Float64)
-    elif kind.is_float():
-        whole, real = (
-            pl.Series([None], dtype=pl.Int64).new_from_index(0, series.len()),
-            series.cast(pl.Float64),
-        )
-    else:
+    if not (kind == pl.String or kind.is_integer() or kind.is_float()):
         refuse(table.name, f"of type {kind}, not a time", _REMEDY, code="data-bad-timestamp", column=column)
-    bad = real.is_null() | ~real.is_finite().fill_null(False) | (real.abs() > _LARGEST).fill_null(False)
-    _refuse_where(table, column, bad)
-    return _scaled(table, column, whole, real.to_numpy())
+    numbers = _Numbers(series)
+    if kind == pl.String and numbers.none > series.len() // 2:
+        iso = pl.concat([_iso(_stripped(block)) for block in _blocks(series)])
+        # Not numbers and not dates: the message below names the first bad number instead.
+        if iso.null_count() < numbers.none:
+            _refuse_where(table, column, iso.is_null())
+            return iso.to_numpy(), [_iso_warning(table, column)]
+    _refuse_where(table, column, numbers.bad)
+    return numbers.micros, _warnings(table, column, numbers)
 
 
-def _scaled(
-    table: Table, column: str, whole: pl.Series, real: NDArray[np.float64]
-) -> tuple[NDArray[np.int64], list[DataWarning]]:
-    """Seconds to microseconds; larger units by size. `whole` is null where a value is no integer."""
-    exact = whole.is_not_null().to_numpy()
-    integers = whole.fill_null(0).to_numpy()
-    size = np.abs(real)
-    factor, divisor = np.full(len(real), MICROS, np.int64), np.ones(len(real), np.int64)
+def _blocks(series: pl.Series) -> list[pl.Series]:
+    """The column in pieces, so that no step needs arrays as long as the column."""
+    return [series[first : first + BLOCK] for first in range(0, series.len(), BLOCK)]
+
+
+def _stripped(text: pl.Series) -> pl.Series:
+    return text.fill_null("").str.strip_chars()
+
+
+class _Numbers:
+    """A column of numbers, or of text that should be numbers, in microseconds.
+
+    Attributes:
+        micros: int64 [rows]; of no meaning where `bad`.
+        bad: boolean [rows], what is no time.
+        none: rows that hold no number at all.
+        larger: rows of each unit above seconds, counted, and the first few of them.
+    """
+
+    def __init__(self, series: pl.Series) -> None:
+        self.micros = np.empty(series.len(), np.int64)
+        self.none = 0
+        self.larger: dict[str, tuple[int, NDArray[np.int64]]] = {}
+        bad = []
+        for number, block in enumerate(_blocks(series)):
+            whole, real = self._parsed(block)
+            self.none += real.null_count()
+            wrong = real.is_null() | ~real.is_finite().fill_null(False)
+            wrong |= (real.abs() > _LARGEST).fill_null(False)
+            bad.append(wrong)
+            fine = ~wrong.to_numpy()
+            first = number * BLOCK
+            self.micros[first : first + block.len()] = self._scaled(
+                whole, np.where(fine, real.fill_null(0).to_numpy(), 0.0), first
+            )
+        self.bad = pl.concat(bad)
+
+    @staticmethod
+    def _parsed(block: pl.Series) -> tuple[pl.Series, pl.Series]:
+        """As Int64, null where a value is no integer, and as Float64."""
+        if block.dtype == pl.String:
+            block = _stripped(block)
+        elif block.dtype.is_float():
+            return pl.Series([None], dtype=pl.Int64).new_from_index(0, block.len()), block.cast(pl.Float64)
+        return block.cast(pl.Int64, strict=False), block.cast(pl.Float64, strict=False)
+
+    def _scaled(self, whole: pl.Series, real: NDArray[np.float64], first: int) -> NDArray[np.int64]:
+        """Seconds to microseconds; larger units by size."""
+        exact = whole.is_not_null().to_numpy()
+        integers = whole.fill_null(0).to_numpy()
+        size = np.abs(real)
+        factor, divisor = np.full(len(real), MICROS, np.int64), np.ones(len(real), np.int64)
+        for unit, least, most, times, over in _UNITS:
+            where = np.flatnonzero((size > least) & (size <= most))
+            factor[where], divisor[where] = times, over
+            if len(where):
+                count, rows = self.larger.get(unit, (0, where[:0]))
+                self.larger[unit] = (count + len(where), np.append(rows, first + where)[:SAMPLE])
+        micros = np.where(exact, integers, 0) * np.where(exact, factor, 0) // divisor
+        if not exact.all():
+            micros[~exact] = np.rint(real[~exact] * factor[~exact] / divisor[~exact]).astype(np.int64)
+        return micros
+
+
+def _warnings(table: Table, column: str, numbers: _Numbers) -> list[DataWarning]:
+    """What had to be converted, and whether the column holds times at all."""
+    total = len(numbers.micros)
     warnings = []
-    for unit, least, most, times, over in _UNITS:
-        where = np.flatnonzero((size > least) & (size <= most))
-        factor[where], divisor[where] = times, over
-        if len(where):
+    for unit, *_ in _UNITS:
+        count, rows = numbers.larger.get(unit, (0, None))
+        if rows is not None:
             warnings.append(
                 DataWarning(
                     "timestamp-unit",
                     table.name,
-                    len(where),
-                    f"{len(where):,} of {len(real):,} values are too large for seconds, read as {unit}",
+                    count,
+                    f"{count:,} of {total:,} values are too large for seconds, read as {unit}",
                     "Write seconds.",
                     column,
-                    table.numbers(where),
-                    sample(table.frame[column].gather(where[:SAMPLE]).to_list()),
+                    table.numbers(rows),
+                    sample(table.frame[column].gather(rows).to_list()),
                 )
             )
-    micros = np.where(exact, integers, 0) * np.where(exact, factor, 0) // divisor
-    if not exact.all():
-        micros[~exact] = np.rint(real[~exact] * factor[~exact] / divisor[~exact]).astype(np.int64)
-    if micros.max() < EARLIEST * MICROS:
+    if numbers.micros.max() < EARLIEST * MICROS:
         warnings.append(
             DataWarning(
                 "timestamp-position",
                 table.name,
-                len(micros),
+                total,
                 "values are too small for times, so they give the order of events and no time gaps",
                 "Write seconds since 1970 when they are known.",
                 column,
             )
         )
-    return micros, warnings
+    return warnings
 
 
 def _iso(text: pl.Series) -> pl.Series:

@@ -118,8 +118,8 @@ def _catalogue(
         def any_word(n: int = n) -> pl.Series:
             return common.gather((rng.random(n) ** 2 * len(common)).astype(np.int64))
 
-        number = pl.Series(rng.integers(1, 999, n)).cast(pl.String)
-        parts = {"a": typical(), "b": any_word(), "c": typical(), "d": any_word(), "e": typical(), "f": number}
+        code = pl.Series(rng.integers(1, 999, n)).cast(pl.String)
+        parts = {"a": typical(), "b": any_word(), "c": typical(), "d": any_word(), "e": typical(), "f": code}
         title = pl.DataFrame(parts).select(pl.concat_str(pl.all(), separator=" ")).to_series()
         yield pl.DataFrame(
             {
