@@ -44,6 +44,7 @@ def write(directory: Path, rows: list[Row], known: list[str], kind: str) -> Path
     return directory
 
 
+@settings(max_examples=40)
 @given(
     ROWS,
     st.lists(NAMES, unique=True, max_size=4),
