@@ -78,12 +78,16 @@ class TrainingConfig(Section):
         0.1, ge=0, lt=1, description="share of items reduced to their text, per batch"
     )
     averaging: float = Field(
-        0.99, ge=0, lt=1, description="decay of the moving average of the weights; 0 is off"
+        1.0, ge=0, description="epochs over which the weights are averaged, within 10 to 2000 batches; 0 is off"
     )
     validation_users: int = Field(5000, ge=1, description="at most, drawn by the seed")
     mixed_precision: Literal["auto", "no", "bf16"] = Field(
         "auto", description="auto is bf16 where the processor multiplies in it"
     )
+
+    def decay_for(self, batches: int) -> float:
+        """Decay per batch of the moving average of the weights, for epochs of so many batches."""
+        return 1 - 1 / min(max(self.averaging * batches, 10), 2000) if self.averaging else 0.0
 
     def negatives_for(self, items: int) -> int:
         """Negatives to draw for a catalogue of this size; 0 means the full softmax."""

@@ -105,14 +105,15 @@ def train(
         lr=config.learning_rate,
         betas=(0.9, 0.98),
     )
-    average = AveragedModel(student, multi_avg_fn=get_ema_multi_avg_fn(config.averaging))
+    positions = int(np.maximum(np.diff(histories.offsets) - 1, 0).sum())
+    per_epoch = -(-positions // config.positions)
+    decay = config.decay_for(per_epoch)
+    average = AveragedModel(student, multi_avg_fn=get_ema_multi_avg_fn(decay))
     step, optimizer = accelerator.prepare(step, optimizer)
     average.to(accelerator.device)
 
     run = _Run(config, state_file, student, average, optimizer)
     users = _validation_users(ranker, config.validation_users, seed)
-    positions = int(np.maximum(np.diff(histories.offsets) - 1, 0).sum())
-    per_epoch = -(-positions // config.positions)
     with Progress(label, total=config.epochs * per_epoch, done=run.next_epoch * per_epoch) as progress:
         while run.stopped(max_seconds) is None:
             epoch, began = run.next_epoch, time.monotonic()
