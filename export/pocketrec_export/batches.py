@@ -14,6 +14,9 @@ import numpy as np
 
 from .student import gap_buckets
 
+BLOCK = 1 << 22
+"""Events worked on at a time, where temporary arrays would be longer than what is kept."""
+
 
 @dataclass(frozen=True)
 class Histories:
@@ -22,8 +25,8 @@ class Histories:
     Attributes:
         offsets: int64 [users + 1].
         items: int32 [events], catalogue positions.
-        events: int64 [events], event types.
-        gaps: int64 [events], gap buckets.
+        events: int32 [events], event types.
+        gaps: int32 [events], gap buckets.
     """
 
     offsets: np.ndarray
@@ -43,12 +46,12 @@ class Histories:
         """Build from CSR arrays; `timestamps` are int64 seconds."""
         first = np.zeros(len(items), bool)
         first[offsets[:-1][offsets[:-1] < len(items)]] = True
-        return cls(
-            offsets,
-            items.astype(np.int32),
-            event_ids.astype(np.int64),
-            gap_buckets(timestamps, first, gap_seconds),
-        )
+        gaps = np.empty(len(items), np.int32)
+        for start in range(0, len(items), BLOCK):
+            back = min(start, 1)  # one event more, from which the first gap is counted
+            part = slice(start - back, start + BLOCK)
+            gaps[start : start + BLOCK] = gap_buckets(timestamps[part], first[part], gap_seconds)[back:]
+        return cls(offsets, items.astype(np.int32, copy=False), event_ids.astype(np.int32), gaps)
 
     def windows(self, length: int, rng: np.random.Generator | None) -> tuple[np.ndarray, np.ndarray]:
         """Cut every history into windows of at most `length` inputs, each of which has a next item.
@@ -135,21 +138,60 @@ def pack(sizes: np.ndarray, width: int) -> tuple[np.ndarray, np.ndarray]:
     return row, column
 
 
+class Epoch:
+    """One epoch of batches of about `positions` next-item predictions, windows in random order (file order
+    without `rng`), of which each of several processes takes its share.
+
+    What is kept are two numbers a window; a batch is put together when it is asked for, at the same cost in a
+    small set and in a large one.
+
+    Args:
+        positions: predictions in a batch, of all processes together.
+        rng: drawn from here and nowhere later.
+    """
+
+    def __init__(
+        self, histories: Histories, length: int, positions: int, rng: np.random.Generator | None
+    ) -> None:
+        self.histories, self.length = histories, length
+        start, size = histories.windows(length, rng)
+        if rng is not None:
+            order = rng.permutation(len(start))
+            start, size = start[order], size[order]
+        self._start, self._size = start, size
+        total = np.cumsum(size)
+        ends = np.searchsorted(total, np.arange(positions, size.sum() + positions, positions))
+        self._bounds = np.unique(np.append(0, np.minimum(ends + 1, len(size))))
+
+    def __len__(self) -> int:
+        return len(self._bounds) - 1
+
+    def batch(self, number: int, process: int = 0, processes: int = 1) -> tuple[Batch, float]:
+        """The share of one process in a batch, and what its mean loss counts for: the mean over processes of
+        weight times mean loss is the mean over all positions of the batch.
+
+        With fewer windows than processes some take a window that has its place elsewhere, at weight 0.
+        """
+        begin, end = int(self._bounds[number]), int(self._bounds[number + 1])
+        start, size = self._start[begin:end], self._size[begin:end]
+        if processes == 1:
+            return assemble(self.histories, self.length, start, size), 1.0
+        total = np.cumsum(size)
+        # A window belongs to the process in whose part of the positions its middle lies.
+        owner = (total - size / 2) * processes // total[-1]
+        own = owner == process
+        weight = processes * float(size[own].sum() / total[-1])
+        own[0] |= not own.any()
+        return assemble(self.histories, self.length, start[own], size[own]), weight
+
+
 def batches(
     histories: Histories, length: int, positions: int, rng: np.random.Generator | None
 ) -> Iterator[Batch]:
-    """One epoch of batches of about `positions` next-item predictions, windows in random order (file order
-    without `rng`)."""
-    start, size = histories.windows(length, rng)
-    if rng is not None:
-        order = rng.permutation(len(start))
-        start, size = start[order], size[order]
-    bounds = np.searchsorted(np.cumsum(size), np.arange(positions, size.sum() + positions, positions))
-    begin = 0
-    for end in np.minimum(bounds + 1, len(size)):
-        if end > begin:
-            yield assemble(histories, length, start[begin:end], size[begin:end])
-        begin = end
+    """The batches of an `Epoch`, one after another, in one process."""
+    epoch = Epoch(histories, length, positions, rng)
+    for number in range(len(epoch)):
+        yield epoch.batch(number)[0]
 
 
 def assemble(histories: Histories, width: int, start: np.ndarray, size: np.ndarray) -> Batch:

@@ -98,7 +98,7 @@ def save_checkpoint(
     PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, pad_token=pad, unk_token=unk, bos_token=bos, eos_token=eos
     ).save_pretrained(partial)
-    rows = student.rows(torch.arange(len(item_ids)))
+    rows = student.rows.table()
     tensors = {
         "items": rows.numpy(),
         "recency": student.recency_weights().flip(0).contiguous().numpy(),

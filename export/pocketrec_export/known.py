@@ -7,6 +7,7 @@ other item: leaving them out of the negatives would tell the model where they ar
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -14,6 +15,8 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from pocketrec.errors import DataError
+
+from .batches import BLOCK
 
 
 @dataclass(frozen=True)
@@ -24,7 +27,7 @@ class KnownItems:
         items: size of the catalogue.
         offsets: int64 [users + 1], events of each user.
         keys: int64 [pairs + 1], user · items + item, ascending; a last one larger than all ends every search.
-        first: int64 [pairs + 1], the event in which the user first met the item.
+        first: int32 [pairs + 1] (int64 beyond 2 G events), the event in which the user first met the item.
         starts: int64 [users + 1], pairs of each user.
     """
 
@@ -41,18 +44,29 @@ class KnownItems:
         Raises:
             DataError: an item outside the catalogue of `n_items`.
         """
-        bounds, item = np.asarray(offsets, np.int64), np.asarray(items, np.int64)
+        bounds, item = np.asarray(offsets, np.int64), np.asarray(items)
         if len(item) and not 0 <= int(item.min()) <= int(item.max()) < n_items:
             raise DataError(
                 f"training items {int(item.min())} … {int(item.max())} of a catalogue of {n_items}.",
                 remedy="The events are of another catalogue: read the data again.",
             )
-        users = np.repeat(np.arange(len(bounds) - 1, dtype=np.int64), np.diff(bounds))
-        keys, first = np.unique(users * n_items + item, return_index=True)
-        starts = np.searchsorted(keys, np.arange(len(bounds), dtype=np.int64) * n_items)
-        end = np.iinfo(np.int64).max
-        keys, first = np.append(keys, end), np.append(first, end)
-        return cls(n_items, *(torch.from_numpy(a.astype(np.int64)) for a in (bounds, keys, first, starts)))
+        users = len(bounds) - 1
+        number = np.int32 if len(item) < np.iinfo(np.int32).max else np.int64
+        keys, first = [np.zeros(0, np.int64)], [np.zeros(0, number)]
+        # Events are in the order of users, so what is sorted block by block is sorted.
+        cuts = np.unique(np.searchsorted(bounds, [*range(0, len(item), BLOCK), len(item)], side="left"))
+        for low, high in pairwise([0, *cuts.tolist(), users]):
+            part = slice(int(bounds[low]), int(bounds[high]))
+            owner = np.repeat(np.arange(low, high, dtype=np.int64), np.diff(bounds[low : high + 1]))
+            key, index = np.unique(owner * n_items + item[part], return_index=True)
+            keys.append(key)
+            first.append((index + part.start).astype(number))
+        keys.append(np.array([np.iinfo(np.int64).max]))
+        first.append(np.array([np.iinfo(number).max], number))
+        key = np.concatenate(keys)
+        starts = np.searchsorted(key, np.arange(users + 1, dtype=np.int64) * n_items)
+        arrays = bounds, key, np.concatenate(first), starts.astype(np.int64)
+        return cls(n_items, *(torch.from_numpy(array) for array in arrays))
 
     def to(self, device: torch.device | str) -> KnownItems:
         """The same on another device."""

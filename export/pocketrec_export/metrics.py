@@ -19,6 +19,10 @@ from pocketrec_export.data import Dataset
 from pocketrec_export.split import Part, Split
 
 
+_USERS = 1 << 16
+"""Users whose histories are sorted at a time."""
+
+
 @dataclass(frozen=True)
 class Metrics:
     """Means over users. With one relevant item, NDCG is 1 / log2(1 + rank) inside the first k, else 0."""
@@ -98,10 +102,13 @@ def popularity_ranks(split: Split, part: Part) -> NDArray[np.int64]:
     ascending = np.sort(counts)
     level = counts[targets]
     rank = len(counts) - np.searchsorted(ascending, level, side="left")
-    histories = [dataset.items[split.history(int(user), part)] for user in users]
-    row, item = _unique_pairs(histories, len(counts))
-    rank -= np.bincount(row[counts[item] >= level[row]], minlength=len(users))
-    rank[row[item == targets[row]]] = len(counts) + 1
+    for first in range(0, len(users), _USERS):
+        some = slice(first, first + _USERS)
+        histories = [dataset.items[split.history(int(user), part)] for user in users[some]]
+        row, item = _unique_pairs(histories, len(counts))
+        row += first
+        rank -= np.bincount(row[counts[item] >= level[row]], minlength=len(users))
+        rank[row[item == targets[row]]] = len(counts) + 1
     return rank.astype(np.int64)
 
 

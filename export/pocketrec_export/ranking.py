@@ -14,6 +14,9 @@ from .metrics import pessimistic_rank
 from .split import Part, Split
 from .student import Student
 
+CHUNK_BYTES = 256 << 20
+"""Scores held at a time; as many again are compared with them."""
+
 
 class FloatRanker:
     """Scores histories of a dataset with a `Student` (or a teacher of its family) in float32, in chunks."""
@@ -29,10 +32,12 @@ class FloatRanker:
     def scores(
         self, model: Student, part: Part, users: NDArray[np.int32], chunk: int = 256
     ) -> Iterator[np.ndarray]:
-        """float32 [<= chunk, items] for the given users' histories of this part, in order."""
+        """float32 [<= chunk, items] for the given users' histories of this part, in order; fewer at a time
+        where the catalogue is so large that they would take more than `CHUNK_BYTES`."""
         model.eval()
         device = model.event_rows.device
-        rows = model.rows(torch.arange(self.split.dataset.num_items, device=device))
+        rows = model.rows.table()
+        chunk = min(chunk, max(1, CHUNK_BYTES // (4 * len(rows))))
         for first in range(0, len(users), chunk):
             end = np.array([self.split.target(int(user), part) for user in users[first : first + chunk]])
             begin = self.split.dataset.offsets[users[first : first + chunk]]

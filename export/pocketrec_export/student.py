@@ -57,8 +57,14 @@ class ItemRows(nn.Module):
         seen: int [items], training interactions of each item.
         word_rows: float32 [vocab, dim], where the word table starts.
         kappa: interactions at which the gate of behaviour is one half.
+
+    Attributes:
+        sparse: whether the gradient of `behaviour` is a sparse tensor of the rows asked for, so that a step
+            costs the same in a large catalogue as in a small one. Such a parameter needs an optimiser of its
+            own, see `updates`.
     """
 
+    sparse = False
     gate: Tensor
     indptr: Tensor
     indices: Tensor
@@ -70,12 +76,15 @@ class ItemRows(nn.Module):
         super().__init__()
         items, dim = features.shape[0], word_rows.shape[1]
         self.words = nn.Parameter(torch.from_numpy(word_rows.copy()))
-        self.behaviour = nn.Parameter(torch.randn(items, dim) * dim**-0.5 * 0.5)
+        self.behaviour = nn.Parameter(torch.randn(items, dim).mul_(dim**-0.5).mul_(0.5))
         gate = seen / (seen + kappa)
         self.register_buffer("gate", torch.from_numpy(gate.astype(np.float32)), persistent=False)
         self.register_buffer("indptr", torch.from_numpy(features.indptr.astype(np.int64)), persistent=False)
-        self.register_buffer("indices", torch.from_numpy(features.indices.astype(np.int64)), persistent=False)
-        self.register_buffer("values", torch.from_numpy(features.data.astype(np.float32)), persistent=False)
+        # As narrow as they come: these two are as long as all texts together.
+        indices = features.indices.astype(np.int32, copy=False)
+        values = features.data.astype(np.float32, copy=False)
+        self.register_buffer("indices", torch.from_numpy(indices), persistent=False)
+        self.register_buffer("values", torch.from_numpy(values), persistent=False)
 
     def text(self, items: Tensor) -> Tensor:
         """Text rows [m, dim] of the given items [m]."""
@@ -84,7 +93,7 @@ class ItemRows(nn.Module):
         total = int(lengths.sum())
         flat = torch.arange(total, device=items.device) + torch.repeat_interleave(start - offsets, lengths)
         return F.embedding_bag(
-            self.indices[flat], self.words, offsets, mode="sum", per_sample_weights=self.values[flat]
+            self.indices[flat].long(), self.words, offsets, mode="sum", per_sample_weights=self.values[flat]
         )
 
     def forward(self, items: Tensor, drop_behaviour: float = 0.0) -> Tensor:
@@ -93,7 +102,17 @@ class ItemRows(nn.Module):
         gate = self.gate[items]
         if drop_behaviour > 0:
             gate = gate * (torch.rand_like(gate) >= drop_behaviour)
-        return self.text(items) + gate[:, None] * F.embedding(items, self.behaviour)
+        return self.text(items) + gate[:, None] * F.embedding(items, self.behaviour, sparse=self.sparse)
+
+    @torch.no_grad()
+    def table(self, block: int = 1 << 16) -> Tensor:
+        """The rows of the whole catalogue [items, dim], without gradients; `block` items at a time, as their
+        texts laid out take more room than their rows."""
+        table = torch.empty_like(self.behaviour)
+        for first in range(0, len(table), block):
+            part = table[first : first + block]
+            part.copy_(self(torch.arange(first, first + len(part), device=table.device)))
+        return table
 
 
 class Student(nn.Module):
