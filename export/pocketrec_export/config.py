@@ -5,31 +5,24 @@ The defaults are the recipe. They were chosen on the validation parts of real da
 
 from __future__ import annotations
 
-import hashlib
 import tomllib
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 
 from pocketrec.errors import DataError
+
+from .llm_config import LLMConfig
+from .score_config import ScoresConfig
+from .section import Section
 
 RankerName = Literal["sequence", "rules", "neighbours", "text", "llm"]
 # What a graph's length is chosen from.
 LENGTHS = (50, 100, 200)
 
 SizeName = Literal["tiny", "small", "base"]
-
-
-class Section(BaseModel):
-    """Unknown keys are refused: a misspelt option must not be ignored in silence."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    def key(self) -> str:
-        """Twelve hex digits that differ when any value differs; names stages and their files."""
-        return hashlib.sha256(self.model_dump_json().encode()).hexdigest()[:12]
 
 
 class StudentConfig(Section):
@@ -78,7 +71,9 @@ class TrainingConfig(Section):
         0.1, ge=0, lt=1, description="share of items reduced to their text, per batch"
     )
     averaging: float = Field(
-        1.0, ge=0, description="epochs over which the weights are averaged, within 10 to 2000 batches; 0 is off"
+        1.0,
+        ge=0,
+        description="epochs over which the weights are averaged, within 10 to 2000 batches; 0 is off",
     )
     validation_users: int = Field(5000, ge=1, description="at most, drawn by the seed")
     mixed_precision: Literal["auto", "no", "bf16"] = Field(
@@ -159,6 +154,8 @@ class BuildConfig(Section):
     training: TrainingConfig = TrainingConfig()
     teacher: TeacherConfig = TeacherConfig()
     duokd: DuoKDConfig = DuoKDConfig()
+    llm: LLMConfig = LLMConfig()
+    scores: ScoresConfig = ScoresConfig()
 
 
 def load_config(path: Path | None, overrides: dict[str, Any] | None = None) -> BuildConfig:

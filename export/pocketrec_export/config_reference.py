@@ -3,12 +3,14 @@ pocketrec_export.config_reference`."""
 
 from __future__ import annotations
 
+import json
 import sys
 from typing import Any
 
 from pydantic.fields import FieldInfo
 
-from .config import BuildConfig, Section
+from .config import BuildConfig
+from .section import Section
 
 HEAD = """\
 # Configuration
@@ -65,7 +67,11 @@ def _meaning(field: FieldInfo) -> str:
 def _toml(value: Any) -> str:
     if isinstance(value, bool):
         return str(value).lower()
-    return f'"{value}"' if isinstance(value, str) else f"{value}"
+    if isinstance(value, str):
+        return json.dumps(value)
+    if isinstance(value, tuple):
+        return f"[{', '.join(_toml(part) for part in value)}]"
+    return f"{value}"
 
 
 if __name__ == "__main__":

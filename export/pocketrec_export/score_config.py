@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from .config import Section
+from .section import Section
 
 
 class ScoresConfig(Section):

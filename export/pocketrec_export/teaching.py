@@ -8,7 +8,9 @@ from typing import Any
 
 from .counting import Pairs, fit_counting
 from .ensemble import Ensemble, fit_weights, gather_evidence
+from .llm_teacher import LLMTeacher, train_llm_teacher
 from .options import TeacherChoice
+from .score_file import open_score_teacher
 from .sequence import SequenceRanker
 from .stages import Stages, stage_key
 from .teachers import Ranker, Teacher
@@ -27,16 +29,50 @@ def make_teacher(stages: Stages, choice: TeacherChoice, share: float) -> tuple[T
         return _ensemble(stages, stages.config.teacher.rankers, share)
     if choice.kind == "sequence":
         return _ensemble(stages, ("sequence",), share)
+    if choice.kind == "llm":
+        return _language_model(stages, choice.source, share)
+    if choice.kind == "scores":
+        scores = open_score_teacher(choice.source, stages.material, stages.config.scores)
+        return scores, {"parameters": 0, "seconds": 0.0, "report": scores.report.to_dict()}
     raise ValueError(f"no teacher of kind {choice.kind!r}")
+
+
+def _language_model(stages: Stages, source: str, share: float) -> tuple[LLMTeacher, dict[str, Any]]:
+    config = stages.config.llm
+    if source:
+        config = config.model_copy(update={"checkpoint": source})
+    left = stages.deadline()
+    teacher = train_llm_teacher(
+        stages.material,
+        config,
+        stages.work,
+        seed=stages.config.seed,
+        max_seconds=None if left is None else left * share,
+    )
+    training = teacher.training
+    return teacher, {
+        "key": teacher.key,
+        "parameters": sum(p.numel() for p in teacher.encoder.parameters()),
+        "best_epoch": training.best_epoch,
+        "epochs": len(training.records),
+        "seconds": training.seconds,
+        "stopped": training.stopped,
+    }
 
 
 def _ensemble(stages: Stages, wanted: tuple[str, ...], share: float) -> tuple[Teacher, dict[str, Any]]:
     rankers: list[Ranker] = []
     told: list[dict[str, Any]] = []
     if "sequence" in wanted:
-        for number, (model, trained) in enumerate(stages.sequence_models(share), 1):
+        for number, (model, trained) in enumerate(
+            stages.sequence_models(share / 2 if "llm" in wanted else share), 1
+        ):
             rankers.append(SequenceRanker(model, f"sequence {number}"))
             told.append(asdict(trained))
+    if "llm" in wanted:
+        language_model, details = _language_model(stages, "", share / 2)
+        rankers.append(language_model)
+        told.append(details)
     material = stages.material
     positions = stages.validation_positions()
     counting = {"rules", "neighbours", "text"} & set(wanted)
