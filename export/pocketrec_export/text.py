@@ -7,12 +7,20 @@ live in one space, and the row of an item that nobody has seen needs nothing but
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
 from scipy import sparse
 from sklearn.decomposition import TruncatedSVD
 from sklearn.feature_extraction.text import TfidfTransformer
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
+
+SAMPLE = 100_000
+"""Items that the tokenizer and the start of the word rows are learnt from, at most: beyond that, more of the
+same texts add time and memory and nothing else. Weights of tokens are counted over all items."""
+
+BLOCK = 1 << 14
+"""Texts turned into tokens at a time; as the library gives them, tokens take a hundred times their room."""
 
 SPECIAL_TOKENS = ("<pad>", "<unk>", "<s>", "</s>")
 
@@ -42,8 +50,15 @@ def train_tokenizer(texts: list[str], vocab_size: int) -> Tokenizer:
         special_tokens=list(SPECIAL_TOKENS),
         show_progress=False,
     )
-    tokenizer.train_from_iterator(texts, trainer)
+    tokenizer.train_from_iterator([texts[i] for i in _sample(len(texts))], trainer)
     return tokenizer
+
+
+def _sample(items: int, seed: int = 0) -> np.ndarray:
+    """int64, ascending: all items, or `SAMPLE` of them."""
+    if items <= SAMPLE:
+        return np.arange(items)
+    return np.sort(np.random.default_rng(seed).choice(items, SAMPLE, replace=False))
 
 
 @dataclass(frozen=True)
@@ -66,10 +81,12 @@ class TextFeatures:
         """
         vocab = self.weights.shape[1]
         rows = np.zeros((vocab, dim), np.float32)
-        rank = min(dim, vocab - 1, self.weights.shape[0] - 1)
-        if rank > 0 and self.weights.nnz:
+        some = _sample(self.weights.shape[0], seed)
+        weights = self.weights if len(some) == self.weights.shape[0] else self.weights[some]
+        rank = min(dim, vocab - 1, weights.shape[0] - 1)
+        if rank > 0 and weights.nnz:
             svd = TruncatedSVD(n_components=rank, algorithm="randomized", n_iter=4, random_state=seed)
-            svd.fit(self.weights)
+            svd.fit(weights)
             rows[:, :rank] = svd.components_.T
         return rows
 
@@ -77,18 +94,17 @@ class TextFeatures:
 def text_features(texts: list[str], tokenizer: Tokenizer) -> TextFeatures:
     """TF-IDF with sublinear term frequency (scikit-learn's formulas) of every text over the tokenizer's
     vocabulary."""
-    encoded = tokenizer.encode_batch(texts, add_special_tokens=False)
-    lengths = np.fromiter((len(e.ids) for e in encoded), np.int64, len(encoded))
-    indptr = np.concatenate([[0], np.cumsum(lengths)])
-    indices = (
-        np.concatenate([np.asarray(e.ids, np.int32) for e in encoded])
-        if len(encoded)
-        else np.zeros(0, np.int32)
-    )
+    tokens, lengths = [np.zeros(0, np.int32)], [np.zeros(1, np.int64)]
+    for first in range(0, len(texts), BLOCK):
+        encoded = tokenizer.encode_batch(texts[first : first + BLOCK], add_special_tokens=False)
+        ids = [e.ids for e in encoded]
+        lengths.append(np.fromiter(map(len, ids), np.int64, len(ids)))
+        tokens.append(np.fromiter(chain.from_iterable(ids), np.int32, int(lengths[-1].sum())))
+    indptr, indices = np.cumsum(np.concatenate(lengths)), np.concatenate(tokens)
     counts = sparse.csr_matrix(
         (np.ones(len(indices), np.float32), indices, indptr), shape=(len(texts), tokenizer.get_vocab_size())
     )
     counts.sum_duplicates()
     transformer = TfidfTransformer(sublinear_tf=True, norm="l2")
-    weights = transformer.fit_transform(counts).astype(np.float32).tocsr()
+    weights = transformer.fit(counts).transform(counts, copy=False).astype(np.float32, copy=False).tocsr()
     return TextFeatures(weights, transformer.idf_.astype(np.float32))

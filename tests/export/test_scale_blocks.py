@@ -10,7 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pocketrec_export import batches, known, metrics, ranking
+from pocketrec_export import batches, known, metrics, ranking, text
 from pocketrec_export.batches import Epoch, Histories
 from pocketrec_export.data import load_dataset
 from pocketrec_export.known import KnownItems
@@ -90,3 +90,20 @@ def test_processes_share_each_batch(lengths: list[int], processes: int, position
             mean += weight * np.sqrt(index).mean() / processes
         assert sorted(shared) == sorted(whole.index[whole.segments > 0].tolist())
         assert mean == pytest.approx(value.mean())
+
+
+def test_texts_by_blocks_and_word_rows_from_a_sample(shop: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    texts = load_dataset(shop).texts
+    tokenizer = text.train_tokenizer(texts, 300)
+    whole = text.text_features(texts, tokenizer)
+    kept = float(np.square(whole.weights @ whole.start_rows(16, 0)).sum())
+    monkeypatch.setattr(text, "BLOCK", 7)
+    monkeypatch.setattr(text, "SAMPLE", len(texts) // 2)
+    parts = text.text_features(texts, tokenizer)
+    assert (whole.weights != parts.weights).nnz == 0
+    assert np.array_equal(whole.idf, parts.idf)
+    # The directions of half the items hold nearly as much of all texts as the best ones do.
+    rows = parts.start_rows(16, 0)
+    assert np.square(whole.weights @ rows).sum() > 0.8 * kept
+    assert text.train_tokenizer(texts, 300).to_str() == text.train_tokenizer(texts, 300).to_str()
+    assert text.train_tokenizer(texts, 300).to_str() != tokenizer.to_str()
