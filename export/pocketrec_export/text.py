@@ -50,12 +50,12 @@ def train_tokenizer(texts: list[str], vocab_size: int) -> Tokenizer:
         special_tokens=list(SPECIAL_TOKENS),
         show_progress=False,
     )
-    tokenizer.train_from_iterator([texts[i] for i in _sample(len(texts))], trainer)
+    tokenizer.train_from_iterator([texts[i] for i in sample_items(len(texts))], trainer)
     return tokenizer
 
 
-def _sample(items: int, seed: int = 0) -> np.ndarray:
-    """int64, ascending: all items, or `SAMPLE` of them."""
+def sample_items(items: int, seed: int = 0) -> np.ndarray:
+    """int64, ascending: all items, or `SAMPLE` of them, drawn by the seed."""
     if items <= SAMPLE:
         return np.arange(items)
     return np.sort(np.random.default_rng(seed).choice(items, SAMPLE, replace=False))
@@ -81,7 +81,7 @@ class TextFeatures:
         """
         vocab = self.weights.shape[1]
         rows = np.zeros((vocab, dim), np.float32)
-        some = _sample(self.weights.shape[0], seed)
+        some = sample_items(self.weights.shape[0], seed)
         weights = self.weights if len(some) == self.weights.shape[0] else self.weights[some]
         rank = min(dim, vocab - 1, weights.shape[0] - 1)
         if rank > 0 and weights.nnz:
