@@ -103,7 +103,7 @@ def open_checkpoint(name: str) -> LanguageModel:
         raise DataError(
             f"{name}: its tokenizer cannot be loaded: {_first_line(error)}.",
             code="llm-tokenizer",
-            remedy="Put the model's tokenizer files (tokenizer.json, tokenizer_config.json) beside its config.",
+            remedy="Put the model's tokenizer.json and tokenizer_config.json beside its config.json.",
         ) from None
     trained = not local or any(file.name.endswith(WEIGHTS) for file in Path(source).iterdir())
     if not trained:
@@ -137,7 +137,7 @@ def load_decoder(model: LanguageModel, dtype: torch.dtype, seed: int) -> nn.Modu
         missing = sorted(key for key in found["missing_keys"] if "lm_head" not in key)
         if missing:
             _refuse(
-                f"{model.name}: {len(missing)} tensors of the model are not in its files, such as {missing[0]}",
+                f"{model.name}: its files lack {len(missing)} tensors of the model, such as {missing[0]}",
                 "Copy the checkpoint again; without any weights file it would start at random.",
             )
     else:

@@ -1,7 +1,7 @@
-"""A language model as a dual encoder: histories to queries, items to rows, cosine over a learned temperature.
+"""A language model as a dual encoder: histories to queries, items to rows, cosines over a temperature.
 
-One model reads both; what tells them apart is the prompt before the texts. Low-rank adapters (LoRA, Hu et al.,
-ICLR 2022, arXiv 2106.09685) go to every linear layer of the model, or all weights are trained.
+One model reads both; what tells them apart is the prompt before the texts. Low-rank adapters (LoRA, Hu et
+al., ICLR 2022, arXiv 2106.09685) go to every linear layer of the model, or all weights are trained.
 """
 
 from __future__ import annotations
@@ -98,7 +98,8 @@ def make_encoder(
 
     Raises:
         DataError: see `load_decoder`; `llm-too-long` when histories can be longer than the model reads;
-            `llm-tokenizer` when the tokenizer is not the model's; `llm-no-linear` when adapters find no place.
+            `llm-tokenizer` when the tokenizer is not the model's; `llm-no-linear` when adapters find no
+            place.
     """
     longest, limit = prompts.longest(config.history_items), model.max_positions
     if limit is not None and longest > limit:

@@ -1,10 +1,10 @@
 """The contrastive loss of the `llm` teacher: a softmax over the targets of a batch and uniform negatives.
 
-A candidate that is there by chance counts as often as it stands for others: its term in the softmax is divided
-by the probability that the batch holds it (Horvitz and Thompson, 1952), so that the sum is an estimate of the
-one over the whole catalogue, and popular items, which are in most batches, are not pushed down for it. That is
-the purpose of the corrections of Yi et al. (RecSys 2019) for negatives from the batch; a mixture with uniform
-ones is due to Yang et al. (WWW 2020 companion).
+A candidate that is there by chance counts as often as it stands for others: its term in the softmax is
+divided by the probability that the batch holds it (Horvitz and Thompson, 1952), so that the sum is an
+estimate of the one over the whole catalogue, and popular items, which are in most batches, are not pushed
+down for it. That is the purpose of the corrections of Yi et al. (RecSys 2019) for negatives from the batch;
+a mixture with uniform ones is due to Yang et al. (WWW 2020 companion).
 """
 
 from __future__ import annotations
@@ -66,7 +66,8 @@ class CandidateSampler:
 def met_columns(
     histories: Histories, start: NDArray[np.int64], size: NDArray[np.int64], items: NDArray[np.int64]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """(position, column), int64 [any] each: which of `items`, ascending, a window holds by each of its positions."""
+    """(position, column), int64 [any] each: which of `items`, ascending, a window holds up to each of its
+    positions."""
     index = ranges(start, size)
     length = index - np.repeat(start, size) + 1
     position = np.repeat(np.arange(len(index)), length)

@@ -17,7 +17,7 @@ from .teachers import CHUNK_BYTES, Positions
 
 
 class Validation:
-    """Ranks of some users' validation targets in the protocol of `metrics`; the work is shared among processes.
+    """Ranks of some users' validation targets in the protocol of `metrics`; processes share the work.
 
     Args:
         seed: draws the users.
