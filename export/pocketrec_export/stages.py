@@ -30,6 +30,7 @@ from .model import Material
 from .student import SIZES, Shape, Student
 from .teachers import Positions, Teacher, held_out_metrics, write_cache
 from .training import TrainingResult, train
+from .training_state import forget_training
 
 log = logging.getLogger(__name__)
 
@@ -108,7 +109,7 @@ class Stages:
         safetensors.torch.save_file(model.state_dict(), partial)
         partial.replace(weights)
         _write_json(figures, asdict(trained))
-        (self.work / f"sequence-{key}.state").unlink(missing_ok=True)
+        forget_training(self.work / f"sequence-{key}.state")
         return model, trained
 
     def validation_positions(self) -> Positions:
@@ -182,7 +183,7 @@ class Stages:
                 "pocketrec": __version__,
             },
         )
-        (self.work / f"student-{key}.state").unlink(missing_ok=True)
+        forget_training(self.work / f"student-{key}.state")
         return checkpoint, trained
 
     def _lessons(self, cache: TeacherCache | None) -> Distillation | None:

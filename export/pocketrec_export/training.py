@@ -1,50 +1,52 @@
-"""Training of a student or of the built-in teacher: epochs, early stopping, resuming after a kill.
+"""Training of a student, or of a wider model of its family: epochs, early stopping, resuming after a kill.
 
-* `accelerate` places model and batches and chooses the arithmetic. One process; the stages of a build know no
-  other.
-* What validates and what is kept is a moving average of the weights.
-* After every epoch the whole state goes to one file, replaced atomically. Order and dropout depend on seed
-  and epoch only, so a killed run goes on as if nothing had happened.
+* `accelerate` places model and batches and says how many processes there are (`accelerate launch`). Each
+  takes its share of every batch and gradients are averaged, so that two processes are one with batches twice
+  as large; validation is shared out too, the main process writes the state.
+* What validates and what is kept is a moving average of the weights (`updates`).
+* The state goes to one file at the end of an epoch and now and then within a long one (`training_state`).
+  Order, negatives and dropout depend on seed and epoch only, so a killed run goes on as if nothing had
+  happened.
+* A batch costs the same however many users, items and events there are: `batches.Epoch`, sampled negatives
+  and updates by rows see to that.
 """
 
 from __future__ import annotations
 
 import logging
-import os
 import time
-from dataclasses import asdict, dataclass
+from contextlib import nullcontext
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, DistributedDataParallelKwargs
 from accelerate.utils import set_seed
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from .batches import Batch, Histories, batches
+from .batches import Batch, Epoch, Histories
 from .config import TrainingConfig
 from .distillation import Distillation
 from .losses import ScoreStep, next_item_loss
 from .metrics import Metrics
+from .processes import agreed, gathered, processes
 from .progress import Progress
 from .ranking import FloatRanker
 from .student import Student
+from .training_state import EpochRecord, Place, TrainingRun, generator_states, restore_generators
+from .updates import Updates
+
+__all__ = ["EpochRecord", "TrainingResult", "bf16_is_fast", "train"]
 
 log = logging.getLogger(__name__)
 
+CHECK_BATCHES = 20
+"""How often the clock is looked at within an epoch."""
 
-@dataclass(frozen=True)
-class EpochRecord:
-    """One line of the training log."""
-
-    epoch: int
-    loss: float
-    hr: float
-    ndcg: float
-    seconds: float
+GRACE_SECONDS = 60.0
+"""An epoch that is to end within so many seconds is not cut short by a time limit."""
 
 
 @dataclass(frozen=True)
@@ -77,98 +79,145 @@ def train(
     label: str,
     distillation: Distillation | None = None,
     max_seconds: float | None = None,
+    lazy: bool | None = None,
 ) -> TrainingResult:
     """Train `student` in place on the training part of a split and leave the best averaged weights in it.
+
+    Under several processes all of them call this with the same arguments, and all end with the same weights.
 
     Args:
         histories: the training events.
         ranker: validates after every epoch, on at most `config.validation_users` users drawn by `seed`.
-        state_file: where the state after each epoch is kept; found there at the start, training goes on from
-            it.
+        state_file: where the state is kept; found there at the start, training goes on from it.
+            `training_state.forget_training` removes it and what lies beside it.
         label: what the progress bar calls it.
         distillation: a teacher's cache and the DuoKD loss; None trains on next items alone.
-        max_seconds: stop after the epoch in which this is exceeded, counting earlier runs that were killed.
+        max_seconds: stop after the epoch in which this is exceeded, or within it if it would last much
+            longer; time of earlier runs that were killed counts.
+        lazy: see `Updates`.
     """
-    mixed = (
-        "bf16"
-        if config.mixed_precision == "bf16" or (config.mixed_precision == "auto" and bf16_is_fast())
-        else "no"
-    )
-    accelerator = Accelerator(mixed_precision=mixed)
+    team = processes()
+    # Buffers never change, so processes need not send them about.
+    accelerator = Accelerator(kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)])
     items = len(student.rows.gate)
-    negatives = config.negatives_for(items)
-    step = ScoreStep(student, items, negatives, config.behaviour_dropout)
-    decayed = [p for p in step.parameters() if p.ndim > 1]
-    plain = [p for p in step.parameters() if p.ndim <= 1]
-    optimizer = torch.optim.AdamW(
-        [{"params": decayed, "weight_decay": config.weight_decay}, {"params": plain, "weight_decay": 0.0}],
-        lr=config.learning_rate,
-        betas=(0.9, 0.98),
-    )
+    step = ScoreStep(student, items, config.negatives_for(items), config.behaviour_dropout)
     positions = int(np.maximum(np.diff(histories.offsets) - 1, 0).sum())
-    per_epoch = -(-positions // config.positions)
-    decay = config.decay_for(per_epoch)
-    average = AveragedModel(student, multi_avg_fn=get_ema_multi_avg_fn(decay))
-    step, optimizer = accelerator.prepare(step, optimizer)
-    average.to(accelerator.device)
-
-    run = _Run(config, state_file, student, average, optimizer)
+    per_epoch = -(-positions // (config.positions * team.num_processes))
+    updates = Updates(step, accelerator, config, config.decay_for(per_epoch), lazy)
+    run = TrainingRun(config, state_file, student, updates)
     users = _validation_users(ranker, config.validation_users, seed)
-    with Progress(label, total=config.epochs * per_epoch, done=run.next_epoch * per_epoch) as progress:
+    max_seconds = agreed(max_seconds)
+    total = config.epochs * per_epoch
+    with _progress(label, total, run.next_epoch * per_epoch) as progress:
         while run.stopped(max_seconds) is None:
-            epoch, began = run.next_epoch, time.monotonic()
-            set_seed(seed * 100_003 + epoch)
-            rng = np.random.default_rng([seed, epoch])
-            student.train()
-            losses: list[Tensor] = []
-            for batch in batches(histories, student.length, config.positions, rng):
-                drawn = torch.from_numpy(rng.integers(0, items, max(negatives, 1)))
-                for group in optimizer.param_groups:
-                    group["lr"] = config.learning_rate * min(1.0, (run.steps + 1) / config.warmup_steps)
-                losses.append(_step(accelerator, step, optimizer, batch, drawn, distillation))
-                average.update_parameters(student)
-                run.steps += 1
-                progress.advance(epoch=epoch, best=run.best_ndcg)
-            loss = float(torch.stack(losses).mean())
-            figures = Metrics.from_ranks(ranker.ranks(average.module, "validation", users))
-            record = EpochRecord(epoch, loss, figures.hr, figures.ndcg, time.monotonic() - began)
-            run.finish_epoch(record)
-            log.info(
-                "%s: epoch %d, loss %.4f, validation HR@10 %.4f NDCG@10 %.4f, %.1f s",
-                label, epoch, loss, figures.hr, figures.ndcg, record.seconds,
-            )  # fmt: skip
-    student.load_state_dict(run.best_weights)
+            epoch = _EpochRun(run, step, accelerator, histories, seed, distillation)
+            loss, seconds = epoch.train(max_seconds, progress)
+            began = time.monotonic()
+            updates.average.settle()
+            figures = _validated(ranker, updates.average.module, users)
+            seconds = agreed(seconds + time.monotonic() - began)
+            record = EpochRecord(run.next_epoch, loss, figures.hr, figures.ndcg, seconds)
+            run.finish_epoch(record, max_seconds)
+            if team.is_main_process:
+                log.info(
+                    "%s: epoch %d, loss %.4f, validation HR@10 %.4f NDCG@10 %.4f, %.1f s",
+                    label, record.epoch, loss, figures.hr, figures.ndcg, record.seconds,
+                )  # fmt: skip
+    run.load_best()
     student.eval()
     return TrainingResult(
-        run.best_epoch,
-        run.best_ndcg,
-        run.records,
-        sum(r.seconds for r in run.records),
-        run.stopped(max_seconds) or "",
+        run.best_epoch, run.best_ndcg, run.records, run.seconds, run.stopped(max_seconds) or ""
     )
 
 
-def _step(
-    accelerator: Accelerator,
-    step: torch.nn.Module,
-    optimizer: Any,
-    batch: Batch,
-    drawn: Tensor,
-    distillation: Distillation | None,
-) -> Tensor:
-    """One optimiser step; returns the detached loss."""
-    tensors = {name: torch.from_numpy(a).to(accelerator.device) for name, a in vars(batch).items()}
-    lesson = None if distillation is None else distillation.lesson(tensors)
-    extra = None if lesson is None else lesson.items
-    with accelerator.autocast():
-        candidates = step(tensors, drawn.to(accelerator.device), extra)
-    loss = next_item_loss(candidates)
-    if distillation is not None and lesson is not None:
-        loss = loss + distillation.loss(candidates, lesson)
-    optimizer.zero_grad(set_to_none=True)
-    accelerator.backward(loss)
-    optimizer.step()
-    return loss.detach()
+class _EpochRun:
+    """One epoch of a run, or what a kill left of it."""
+
+    def __init__(
+        self,
+        run: TrainingRun,
+        step: ScoreStep,
+        accelerator: Accelerator,
+        histories: Histories,
+        seed: int,
+        distillation: Distillation | None,
+    ) -> None:
+        self.run, self.step, self.accelerator, self.distillation = run, step, accelerator, distillation
+        self.config, self.team, self.bf16 = run.config, processes(), _in_bf16(run.config)
+        number = run.next_epoch
+        # Unlike dropout in each process, the same order and negatives in all.
+        set_seed((seed * 100_003 + number + 715_827_883 * self.team.process_index) % 2**32)
+        self.rng = np.random.default_rng([seed, number])
+        together = self.config.positions * self.team.num_processes
+        self.epoch = Epoch(histories, run.student.length, together, self.rng)
+        self.losses: list[Tensor] = []
+        self.first, self.before, self.began = 0, 0.0, time.monotonic()
+        if run.place is not None:
+            self.first, self.before = run.place.batch, run.place.seconds
+            self.losses = [torch.tensor(loss) for loss in run.place.losses]
+            restore_generators(run.place, self.rng)
+        run.student.train()
+
+    def train(self, max_seconds: float | None, progress: Progress | None) -> tuple[float, float]:
+        """Mean loss and seconds; all of the epoch, or less when the time is up."""
+        run, device = self.run, self.accelerator.device
+        for number in range(self.first, len(self.epoch)):
+            if number > self.first and number % CHECK_BATCHES == 0 and self._interrupted(number, max_seconds):
+                break
+            batch, weight = self.epoch.batch(number, self.team.process_index, self.team.num_processes)
+            drawn = torch.from_numpy(self.rng.integers(0, self.step.items, max(self.step.negatives, 1)))
+            loss = self._loss(batch, drawn.to(device))
+            if self.team.num_processes > 1:
+                loss = loss * weight
+            rate = self.config.learning_rate * min(1.0, (run.steps + 1) / self.config.warmup_steps)
+            run.updates.apply(loss, rate)
+            self.losses.append(loss.detach())
+            run.steps += 1
+            if progress is not None:
+                progress.advance(epoch=run.next_epoch, best=run.best_ndcg)
+        mean = torch.stack([loss.to(device) for loss in self.losses]).mean()
+        return float(self.accelerator.reduce(mean, "mean")), self._seconds()
+
+    def _loss(self, batch: Batch, drawn: Tensor) -> Tensor:
+        tensors = {name: torch.from_numpy(a).to(self.accelerator.device) for name, a in vars(batch).items()}
+        lesson = None if self.distillation is None else self.distillation.lesson(tensors)
+        extra = None if lesson is None else lesson.items
+        # Not accelerate's, which has one arithmetic for all models of a process.
+        with torch.autocast(self.accelerator.device.type, torch.bfloat16, enabled=self.bf16):
+            candidates = self.run.updates.wrapped(tensors, drawn, extra)
+        loss = next_item_loss(candidates)
+        if self.distillation is not None and lesson is not None:
+            loss = loss + self.distillation.loss(candidates, lesson)
+        return loss
+
+    def _seconds(self) -> float:
+        return self.before + time.monotonic() - self.began
+
+    def _interrupted(self, number: int, max_seconds: float | None) -> bool:
+        """Save the state if it is time to, and say whether the epoch is to end here."""
+        seconds = self._seconds()
+        left = (len(self.epoch) - number) * (seconds - self.before) / (number - self.first)
+        late = max_seconds is not None and self.run.seconds + seconds >= max_seconds and left > GRACE_SECONDS
+        late, due = agreed((late, self.run.due()))
+        if due and not late:
+            losses = torch.stack([loss.cpu() for loss in self.losses]).tolist()
+            self.run.save(Place(number, seconds, losses, generator_states(self.rng)))
+        return late
+
+
+def _in_bf16(config: TrainingConfig) -> bool:
+    return config.mixed_precision == "bf16" or (config.mixed_precision == "auto" and bf16_is_fast())
+
+
+def _progress(label: str, total: int, done: int) -> Progress | nullcontext[None]:
+    return Progress(label, total=total, done=done) if processes().is_main_process else nullcontext()
+
+
+def _validated(ranker: FloatRanker, model: Student, users: NDArray[np.int32]) -> Metrics:
+    """Each process ranks its share of the users."""
+    team = processes()
+    share = ranker.ranks(model, "validation", users[team.process_index :: team.num_processes])
+    return Metrics.from_ranks(np.concatenate(gathered(share)))
 
 
 def _validation_users(ranker: FloatRanker, at_most: int, seed: int) -> NDArray[np.int32]:
@@ -176,66 +225,3 @@ def _validation_users(ranker: FloatRanker, at_most: int, seed: int) -> NDArray[n
     if len(users) <= at_most:
         return users
     return np.sort(np.random.default_rng(seed).choice(users, at_most, replace=False))
-
-
-class _Run:
-    """What has to survive a kill, and the rule that ends a run."""
-
-    def __init__(
-        self, config: TrainingConfig, file: Path, student: Student, average: AveragedModel, optimizer: Any
-    ) -> None:
-        self.config, self.file = config, file
-        self.student, self.average, self.optimizer = student, average, optimizer
-        self.next_epoch = self.steps = 0
-        self.best_ndcg, self.best_epoch = -1.0, -1
-        self.best_weights: dict[str, Tensor] = {}
-        self.records: list[EpochRecord] = []
-        if file.exists():
-            self._load()
-
-    def stopped(self, max_seconds: float | None) -> str | None:
-        """Why training is over, or None."""
-        if self.next_epoch >= self.config.epochs:
-            return f"all {self.config.epochs} epochs"
-        if self.records and self.next_epoch - 1 - self.best_epoch >= self.config.patience:
-            return f"no better validation for {self.config.patience} epochs"
-        if self.records and max_seconds is not None and sum(r.seconds for r in self.records) >= max_seconds:
-            return f"time limit of {max_seconds:.0f} s"
-        return None
-
-    def finish_epoch(self, record: EpochRecord) -> None:
-        self.records.append(record)
-        self.next_epoch = record.epoch + 1
-        if record.ndcg > self.best_ndcg:
-            self.best_ndcg, self.best_epoch = record.ndcg, record.epoch
-            self.best_weights = {
-                k: v.detach().cpu().clone() for k, v in self.average.module.state_dict().items()
-            }
-        self._save()
-
-    def _save(self) -> None:
-        state = {
-            "student": self.student.state_dict(),
-            "average": self.average.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "best_weights": self.best_weights,
-            "best": [self.best_ndcg, self.best_epoch],
-            "steps": self.steps,
-            "records": [asdict(r) for r in self.records],
-        }
-        self.file.parent.mkdir(parents=True, exist_ok=True)
-        partial = self.file.with_suffix(".partial")
-        torch.save(state, partial)
-        os.replace(partial, self.file)
-
-    def _load(self) -> None:
-        state = torch.load(self.file, map_location="cpu", weights_only=True)
-        self.student.load_state_dict(state["student"])
-        self.average.load_state_dict(state["average"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.best_weights = state["best_weights"]
-        self.best_ndcg, self.best_epoch = state["best"]
-        self.steps = state["steps"]
-        self.records = [EpochRecord(**r) for r in state["records"]]
-        self.next_epoch = len(self.records)
-        log.info("going on from epoch %d of an earlier run", self.next_epoch)
