@@ -12,10 +12,10 @@ export OMP_WAIT_POLICY ?= PASSIVE
 export TOKENIZERS_PARALLELISM ?= false
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint format pytest bench docs lock clean distclean
+.PHONY: help setup demo test lint format pytest bench bench-quality docs lock clean distclean
 
 help:  ## say what can be made
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: $(STAMP)  ## make .venv with everything in it; UV_TORCH_BACKEND=cpu asks for the small torch
 
@@ -49,6 +49,9 @@ format: setup  ## let ruff lay out the code and mend what it safely can
 bench: setup  ## latency, memory and size of a bundle; the demo's, or BUNDLE=path/to/bundle
 	@test -e $(BUNDLE) || { echo "There is no bundle at $(BUNDLE): run make demo first, or make bench BUNDLE=..." >&2; exit 2; }
 	$(BIN)/pocketrec bench $(BUNDLE)
+
+bench-quality: setup  ## ours and peers on real data, into docs/benchmarks/quality.md; DATA="dir name", QUALITY="--seeds 0"
+	$(BIN)/python -m pocketrec_tools.quality $(DATA) $(QUALITY)
 
 lock: setup  ## pin the newest versions that fit pyproject.toml into constraints.txt
 	$(BIN)/uv pip compile pyproject.toml --all-extras --universal --python-version 3.11 --upgrade --quiet \
