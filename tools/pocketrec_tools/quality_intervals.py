@@ -72,7 +72,11 @@ def update_intervals(store: Store, data: str, ours: str, peers: Iterable[str]) -
             left, right = ({s: arm[s] for s in sorted(common)} for arm in (left, right))
         if left and right:
             found += _intervals(store, left, right, kept)
-    write_json(store.results / data / INTERVALS, [interval.model_dump() for interval in found])
+    file = store.results / data / INTERVALS
+    if found:
+        write_json(file, [interval.model_dump() for interval in found])
+    else:
+        file.unlink(missing_ok=True)
     return found
 
 

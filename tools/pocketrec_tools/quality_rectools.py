@@ -14,6 +14,7 @@ catalogue with seen items filtered, ties against the model. An item that the pac
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 from typing import Any
@@ -106,8 +107,11 @@ def stopper(held_out: HeldOut, job: dict[str, Any], began: float) -> Any:
     class Stopper(pytorch_lightning.Callback):
         best, best_epoch, epochs, stopped = -1.0, 0, 0, "epochs"
         weights: dict[str, Any]
+        parent = os.getppid()
 
         def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
+            if os.getppid() != self.parent:
+                raise SystemExit("whoever wanted these ranks is gone")
             value = ndcg(held_out.ranks(pl_module, job["items"]))
             self.epochs += 1
             spent = (time.monotonic() - began) / 60

@@ -80,7 +80,7 @@ def _section(store: Store, name: str, records: list[Record], expected: Expected)
         share = data.head_users / max(data.test_users, 1)
         yield (
             f"{data.users:,} users, {data.items:,} items, {data.events:,} events (fingerprint "
-            f"`{data.fingerprint[:12]}`). {data.test_users:,} users have a test target, {share:.0%} of them "
+            f"`{data.fingerprint[:12]}`).\n{data.test_users:,} users have a test target, {share:.0%} of them "
             f"one of the {data.head_items:,} items of the head."
         )
         yield from _origin(records)
