@@ -80,7 +80,9 @@ def test_a_tokenizer_without_an_end_is_refused(tmp_path: Path) -> None:
     assert caught.value.code == "llm-tokenizer"
 
 
-@given(st.lists(st.integers(1, 40), min_size=1, max_size=5), st.integers(1, 20), st.integers(1, 9), st.booleans())
+@given(
+    st.lists(st.integers(1, 40), min_size=1, max_size=5), st.integers(1, 20), st.integers(1, 9), st.booleans()
+)
 def test_narrow_windows_hold_the_same_positions(
     lengths: list[int], wide: int, narrow: int, last_only: bool
 ) -> None:
