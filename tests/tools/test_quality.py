@@ -125,6 +125,11 @@ def test_what_is_there_is_not_made_again(
     other = store.file("shop", "text", 0)
     other.write_text(other.read_text().replace('"fingerprint": "', '"fingerprint": "0'))
     assert run_quality([shop], quick, store, None).made == ["shop popularity 0", "shop text 0"]
+    # A quick one also for want of its ranks, which the intervals need.
+    record = store.find("shop", "item-knn", 0)
+    assert record is not None
+    store.ranks_file(record).unlink()
+    assert run_quality([shop], quick, store, None).made == ["shop item-knn 0"]
     assert run_quality([shop], replace(quick, redo=True), store, None).found == []
 
 
@@ -158,6 +163,9 @@ def test_a_page_of_nothing_and_of_one_arm(done: tuple[Store, Outcome, Path], tmp
     text = page(one, Expected())
     assert "none (seed 0, 1, 2)" in text
     assert "duokd (seed 1, 2)" in text
+    assert "No interval" not in text
+    one.file("shop", "text", 0).write_bytes(store.file("shop", "text", 0).read_bytes())
+    assert "**No interval** against text" in page(one, Expected())
 
 
 def test_cold_items_are_in_the_catalogue_and_nowhere_else(

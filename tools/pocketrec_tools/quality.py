@@ -62,12 +62,19 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Job:
-    """One run that is wanted: its settings, as far as they can be told, and how it is made."""
+    """One run that is wanted.
+
+    Args:
+        settings: what its record says of them.
+        make: makes the record.
+        quick: takes moments, so it is made again where its ranks are missing, for the intervals.
+    """
 
     arm: str
     seed: int
     settings: Callable[[], dict[str, Any]]
     make: Callable[[], Record]
+    quick: bool = False
 
 
 def run_quality(paths: Sequence[Path], plan: Plan, store: Store, page: Path | None) -> Outcome:
@@ -105,6 +112,7 @@ def jobs(data: QualityData, plan: Plan, store: Store) -> Iterator[Job]:
             seed,
             lambda: peer_settings(data, name),
             lambda: run_peer(data, name, seed, plan.peer_minutes, store),
+            not seeded(name),
         )
 
     def ours(name: str, seed: int) -> Job:
@@ -134,10 +142,11 @@ def _run(data: QualityData, job: Job, plan: Plan, store: Store, outcome: Outcome
     try:
         there = store.find(data.name, job.arm, job.seed)
         if there is not None and not plan.redo:
-            if there.data == data.figures and there.settings == job.settings():
+            same = there.data == data.figures and there.settings == job.settings()
+            if same and not (job.quick and store.ranks(there) is None):
                 outcome.found.append(name)
                 return
-            log.info("%s: of other data or settings, made again", name)
+            log.info("%s is made again: %s", name, "its ranks are not here" if same else "it was another run")
         log.info("%s", name)
         record = job.make()
     except Exception as error:  # one run that fails must not cost the others

@@ -9,7 +9,7 @@ from pathlib import Path
 from pocketrec_tools.quality_intervals import Interval, read_intervals
 from pocketrec_tools.quality_peers import PEERS, seeded
 from pocketrec_tools.quality_records import Record, Store
-from pocketrec_tools.quality_runs import ARMS
+from pocketrec_tools.quality_runs import ARMS, OURS
 from pocketrec_tools.quality_tables import (
     ablation_table,
     cold_table,
@@ -96,6 +96,7 @@ def _section(store: Store, name: str, records: list[Record], expected: Expected)
                 yield f"### {title} on {name}"
                 yield "\n".join(table)
         yield from _verdicts(intervals)
+        yield from _unpaired(records, intervals)
     yield from _missing(records, expected)
 
 
@@ -129,6 +130,17 @@ def _verdicts(intervals: list[Interval]) -> Iterator[str]:
     }
     said = [f"{verb} {', '.join(i.theirs for i in them)}" for verb, them in groups.items() if them]
     yield f"By NDCG@10, DuoKD is {'; '.join(said)}."
+
+
+def _unpaired(records: list[Record], intervals: list[Interval]) -> Iterator[str]:
+    """Arms that have been measured, but where ranks to pair are not at hand."""
+    ranked = {record.arm for record in records if record.ranks}
+    absent = sorted(ranked - {OURS} - {interval.theirs for interval in intervals})
+    if OURS in ranked and absent:
+        yield (
+            f"**No interval** against {', '.join(absent)}: no common seed, or their ranks are not in the "
+            "work directory; `--redo` makes them again."
+        )
 
 
 def _missing(records: list[Record], expected: Expected) -> Iterator[str]:
