@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from .batches import Histories
+from .batches import Histories, assemble
 from .metrics import pessimistic_rank
 from .split import Part, Split
 from .student import Student
@@ -47,21 +47,20 @@ class FloatRanker:
         self, model: Student, rows: Tensor, begin: np.ndarray, end: np.ndarray, device: torch.device
     ) -> Tensor:
         size = np.minimum(end - begin, model.length)
-        width = int(size.max())
-        column = np.arange(width)[None] - (width - size)[:, None]  # left padding: negative there
-        index = np.where(column >= 0, (end - size)[:, None] + column, 0)
-        there = column >= 0
-
-        def take(values: np.ndarray) -> Tensor:
-            return torch.from_numpy(np.where(there, values[index], 0).astype(np.int64)).to(device)
-
+        batch = assemble(self.histories, model.length, end - size, size)
+        tensors = {name: torch.from_numpy(a).to(device) for name, a in vars(batch).items()}
         queries = model.queries(
-            rows[take(self.histories.items)],
-            take(self.histories.events),
-            take(self.histories.gaps),
-            torch.from_numpy(there.astype(np.int64)).to(device),
+            rows[tensors["items"]], tensors["events"], tensors["gaps"], tensors["segments"]
         )
-        return queries[:, -1] @ rows.T
+        # Windows are packed into rows and numbered from 1; the newest event of each has its query.
+        valid = batch.segments > 0
+        window = batch.segments[valid] - 1
+        newest = batch.index[valid] == end[window] - 1
+        place = np.empty(len(end), np.int64)
+        place[window[newest]] = np.flatnonzero(valid)[newest]
+        # In full precision, whatever the caller's autocast: coarse scores tie, and a tie counts as a miss.
+        with torch.autocast(device.type, enabled=False):
+            return queries.flatten(0, 1)[torch.from_numpy(place).to(device)].float() @ rows.T
 
     def ranks(self, model: Student, part: Part, users: NDArray[np.int32] | None = None) -> NDArray[np.int64]:
         """Pessimistic ranks of the targets, int64 [users], in the protocol of `metrics`."""
