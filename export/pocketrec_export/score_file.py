@@ -141,8 +141,8 @@ class _Scan:
         whole = (after >= 1) & (after < 2**31) & (after == after.floor())
         no_after = columns.after_given & ~whole.fill_null(False)
         blank = (_blank(columns.user) | _blank(columns.item)).fill_null(True)
-        status = pl.when(blank).then(1).when(no_score).then(2).when(no_after).then(3)
-        status = status.when(user.is_null()).then(4).when(item.is_null()).then(5).otherwise(0)
+        first_three = pl.when(blank).then(1).when(no_score).then(2).when(no_after).then(3)
+        status = first_three.when(user.is_null()).then(4).when(item.is_null()).then(5).otherwise(0)
         self._frame = frame.select(
             status=status.cast(pl.Int8),
             user=user,

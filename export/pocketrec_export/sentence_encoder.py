@@ -17,7 +17,7 @@ import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
@@ -225,5 +225,5 @@ def _record(progress: Path, value: dict[str, Any]) -> None:
     os.replace(partial, progress)
 
 
-def _missing(encoder: str, why: str, remedy: str) -> Any:
+def _missing(encoder: str, why: str, remedy: str) -> NoReturn:
     raise DataError(f"text.encoder = {encoder!r}: {why}.", code="encoder-missing", remedy=remedy)
