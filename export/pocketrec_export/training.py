@@ -114,7 +114,7 @@ def train(
             loss, seconds = epoch.train(max_seconds, progress)
             began = time.monotonic()
             updates.average.settle()
-            figures = _validated(ranker, updates.average.module, users)
+            figures = _validated(ranker, updates.average.module, users, _in_bf16(config))
             seconds = agreed(seconds + time.monotonic() - began)
             record = EpochRecord(run.next_epoch, loss, figures.hr, figures.ndcg, seconds)
             run.finish_epoch(record, max_seconds)
@@ -213,10 +213,11 @@ def _progress(label: str, total: int, done: int) -> Progress | nullcontext[None]
     return Progress(label, total=total, done=done) if processes().is_main_process else nullcontext()
 
 
-def _validated(ranker: FloatRanker, model: Student, users: NDArray[np.int32]) -> Metrics:
-    """Each process ranks its share of the users."""
+def _validated(ranker: FloatRanker, model: Student, users: NDArray[np.int32], bf16: bool) -> Metrics:
+    """Each process ranks its share of the users, in the arithmetic of training."""
     team = processes()
-    share = ranker.ranks(model, "validation", users[team.process_index :: team.num_processes])
+    with torch.autocast(model.event_rows.device.type, torch.bfloat16, enabled=bf16):
+        share = ranker.ranks(model, "validation", users[team.process_index :: team.num_processes])
     return Metrics.from_ranks(np.concatenate(gathered(share)))
 
 
