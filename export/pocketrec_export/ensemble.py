@@ -26,8 +26,9 @@ from .teachers import CHUNK_BYTES, Lists, Positions, Ranker, lists_from_log_prob
 
 log = logging.getLogger(__name__)
 
-# Items of each ranker's head that take part in fitting, and factors that a weight is tried at.
-HEAD = 100
+# Items of each ranker's head that take part in fitting, items drawn from all others, and factors that a
+# weight is tried at.
+HEAD, TAIL = 100, 200
 FACTORS = (0.0, 0.5, 0.7, 0.85, 1.2, 1.5, 2.0)
 
 
@@ -67,62 +68,73 @@ class Evidence:
     """What each ranker says about the items that matter for fitting.
 
     Attributes:
-        log_probs: float32 [rankers, users, candidates]; the target is the first candidate.
-        there: bool [users, candidates]; padding is False.
+        log_probs: float32 [rankers, users, candidates]; the target is the first candidate, the heads of all
+            rankers follow, then items drawn uniformly from the rest.
+        log_count: float32 [users, candidates]: log of how many items a candidate stands for; 0 for the target
+            and the heads, −inf at padding.
     """
 
     log_probs: NDArray[np.float32]
-    there: NDArray[np.bool_]
+    log_count: NDArray[np.float32]
 
     def blend(self, weights: Sequence[float] | NDArray[np.float64]) -> NDArray[np.float64]:
-        """float64 [users, candidates], −inf at padding."""
-        blended = np.tensordot(np.asarray(weights, np.float64), self.log_probs, 1)
-        return np.where(self.there, blended, -np.inf)
+        """float64 [users, candidates]."""
+        return np.tensordot(np.asarray(weights, np.float64), self.log_probs, 1)
 
     def loss(self, weights: Sequence[float] | NDArray[np.float64]) -> float:
-        """Mean negative log-likelihood of the targets among the candidates."""
+        """Mean negative log-likelihood of the targets; the sum over the catalogue is estimated."""
         blended = self.blend(weights)
-        return float((logsumexp(blended, axis=1) - blended[:, 0]).mean())
+        return float((logsumexp(blended + self.log_count, axis=1) - blended[:, 0]).mean())
 
     def metrics(self, weights: Sequence[float] | NDArray[np.float64]) -> Metrics:
         """Of the blend; ties count against the target."""
-        blended = self.blend(weights)
-        return Metrics.from_ranks((blended >= blended[:, :1]).sum(1))
+        heads = self.log_probs.shape[2] - TAIL
+        blended = self.blend(weights)[:, :heads]
+        beaten = (blended >= blended[:, :1]) & (self.log_count[:, :heads] > -np.inf)
+        return Metrics.from_ranks(beaten.sum(1))
 
 
 @torch.no_grad()
-def gather_evidence(rankers: Sequence[Ranker], positions: Positions) -> Evidence:
-    """Ask every ranker about every position, and keep the heads of all.
+def gather_evidence(rankers: Sequence[Ranker], positions: Positions, seed: int = 0) -> Evidence:
+    """Ask every ranker about every position, and keep the heads of all and some of the rest.
 
     What a user had met is no candidate; users whose target is among that are left out.
+
+    Args:
+        seed: draws the rest.
     """
     chunks: list[NDArray[np.float32]] = []
-    width = HEAD * len(rankers) + 1
-    for windows in positions.chunks(max(1, CHUNK_BYTES // (4 * rankers[0].items * (len(rankers) + 1)))):
+    items, width = rankers[0].items, HEAD * len(rankers) + 1
+    generator = torch.Generator().manual_seed(seed)
+    for windows in positions.chunks(max(1, CHUNK_BYTES // (4 * items * (len(rankers) + 1)))):
         part = positions.part(windows)
         said = [ranker.log_probs(part).cpu() for ranker in rankers]
         row, item = (torch.from_numpy(a) for a in part.met())
         targets = torch.from_numpy(part.targets)
         heads = [targets[:, None]]
+        met = torch.zeros(len(part), items, dtype=torch.bool)
+        met[row, item] = True
         for scores in said:
-            masked = scores.clone()
-            masked[row, item] = -torch.inf
-            masked.scatter_(1, targets[:, None], -torch.inf)
-            best = torch.topk(masked, min(HEAD, scores.shape[1]), dim=1)
+            masked = scores.masked_fill(met, -torch.inf).scatter_(1, targets[:, None], -torch.inf)
+            best = torch.topk(masked, min(HEAD, items), dim=1)
             heads.append(best.indices.masked_fill(best.values == -torch.inf, -1))
-        candidates = torch.cat(heads, 1)
+        head = torch.nn.functional.pad(torch.cat(heads, 1), (0, width), value=-1)[:, :width]
+        tail = torch.randint(items, (len(part), TAIL), generator=generator)
+        candidates = torch.cat([head, tail.masked_fill(met.gather(1, tail), -1)], 1)
         # A candidate that stands further left already, and padding, do not count.
         ordered, order = torch.sort(candidates, dim=1, stable=True)
         again = torch.zeros_like(candidates, dtype=torch.bool)
         again.scatter_(1, order[:, 1:], ordered[:, 1:] == ordered[:, :-1])
         there = ~again & (candidates >= 0)
+        inside, drawn = there[:, :width].sum(1), there[:, width:].sum(1)
+        count = there.float()
+        count[:, width:] *= ((items - met.sum(1) - inside).clamp(min=0) / drawn.clamp(min=1))[:, None]
         usable = torch.ones(len(part), dtype=torch.bool)
         usable[row[item == targets[row]]] = False
         picked = [scores.gather(1, candidates.clamp(min=0)) for scores in said]
-        block = torch.stack([*picked, there.float()])[:, usable]
-        chunks.append(torch.nn.functional.pad(block, (0, width - block.shape[2])).numpy())
+        chunks.append(torch.stack([*picked, count.log()])[:, usable].numpy())
     merged = np.concatenate(chunks, axis=1)
-    return Evidence(merged[:-1], merged[-1] > 0)
+    return Evidence(merged[:-1], merged[-1])
 
 
 def fit_weights(evidence: Evidence) -> NDArray[np.float64]:

@@ -83,7 +83,7 @@ def _ensemble(stages: Stages, wanted: tuple[str, ...], share: float) -> tuple[Te
             if ranker.name in counting:
                 rankers.append(ranker)
                 told.append({"decay": ranker.decay})
-    evidence = gather_evidence(rankers, positions)
+    evidence = gather_evidence(rankers, positions, stages.config.seed)
     weights = fit_weights(evidence)
     alone = [evidence.metrics([float(i == j) for j in range(len(rankers))]) for i in range(len(rankers))]
     members = [

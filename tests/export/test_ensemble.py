@@ -99,4 +99,44 @@ def test_a_target_that_was_met_is_no_evidence(positions: Positions) -> None:
     repeated = Histories(histories.offsets, items, histories.events, histories.gaps)
     again = Positions(repeated, positions.start, positions.size, positions.skip)
     evidence: Evidence = gather_evidence([Noisy("one", 1, 0.5)], again)
-    assert evidence.there.shape[0] == USERS - 1
+    assert evidence.log_count.shape[0] == USERS - 1
+
+
+def test_the_likelihood_is_that_over_the_whole_catalogue(
+    positions: Positions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where most of the catalogue is in no head; else fitted probabilities would be far too flat."""
+    monkeypatch.setattr("pocketrec_export.ensemble.HEAD", 5)
+    rankers = [Noisy("one", 1, 0.4), Noisy("two", 2, 0.6)]
+    evidence = gather_evidence(rankers, positions)
+    met = np.zeros((USERS, ITEMS), bool)
+    met[positions.met()] = True
+    for weights in ([1.0, 0.5], [0.1, 3.0]):
+        blended = sum(w * r.log_probs(positions) for w, r in zip(weights, rankers, strict=True))
+        assert isinstance(blended, Tensor)
+        scores = blended.masked_fill(torch.from_numpy(met), -torch.inf)
+        truth = torch.log_softmax(scores, 1)[torch.arange(USERS), torch.from_numpy(positions.targets)]
+        assert evidence.loss(weights) == pytest.approx(-float(truth.mean()), rel=0.01)
+
+
+def test_the_scale_is_found_again(positions: Positions) -> None:
+    """Targets drawn from a ranker's own probabilities: its weight is 1."""
+    rng = np.random.default_rng(5)
+    scores = rng.normal(scale=2, size=(USERS, ITEMS))
+
+    class Sure:
+        name, items = "sure", ITEMS
+
+        def log_probs(self, positions: Positions) -> Tensor:
+            """float32 [m, items]."""
+            return torch.log_softmax(torch.from_numpy(scores[positions.users]).float(), 1)
+
+    items = positions.histories.items.copy()
+    for user in range(USERS):
+        free = np.setdiff1d(np.arange(ITEMS), items[4 * user : 4 * user + 3])
+        share = np.exp(scores[user, free])
+        items[4 * user + 3] = rng.choice(free, p=share / share.sum())
+    histories = Histories(positions.histories.offsets, items, positions.histories.events, items * 0)
+    drawn = Positions(histories, positions.start, positions.size, positions.skip)
+    weights = fit_weights(gather_evidence([Sure()], drawn))
+    assert weights[0] == pytest.approx(1.0, abs=0.15)
