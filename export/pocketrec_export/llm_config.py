@@ -47,7 +47,7 @@ class LLMConfig(Section):
     patience: int = Field(2, ge=1, description="epochs without a better validation NDCG@10 before it stops")
     batch: int = Field(32, ge=1, description="histories in a batch, on each device")
     negatives: int = Field(
-        512,
+        256,
         ge=0,
         description="uniform negatives of a batch beside the targets in it; the whole catalogue where it is "
         "no larger",

@@ -19,7 +19,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from accelerate import PartialState
 from torch import Tensor
 
 from pocketrec import __version__
@@ -32,6 +31,7 @@ from .llm_state import Progressed, best_directory, finish, finished
 from .llm_training import train_encoder
 from .llm_validation import Validation
 from .model import Material
+from .processes import processes
 from .teachers import CHUNK_BYTES, Lists, Positions, lists_from_log_probs
 
 log = logging.getLogger(__name__)
@@ -127,7 +127,7 @@ def train_llm_teacher(
     Raises:
         DataError: see `open_checkpoint`, `Prompts.make` and `make_encoder`.
     """
-    state = PartialState()
+    team = processes()
     model = _language_model(material, config, work)
     dataset = material.dataset
     prompts = Prompts.make(dataset.texts, dataset.item_ids, model.tokenizer, config)
@@ -141,7 +141,7 @@ def train_llm_teacher(
     directory = work / f"llm-{key}"
     directory.mkdir(parents=True, exist_ok=True)
     training = finished(directory)
-    state.wait_for_everyone()
+    team.wait_for_everyone()
     if training is None:
         encoder = make_encoder(model, prompts, config, seed)
         training = train_encoder(
@@ -155,9 +155,9 @@ def train_llm_teacher(
             directory=directory,
             max_seconds=max_seconds,
         )
-        if state.is_main_process:
+        if team.is_main_process:
             finish(directory, training)
-        state.wait_for_everyone()
+        team.wait_for_everyone()
         del encoder
     else:
         log.info("the llm teacher is trained already: %s", directory)
@@ -173,7 +173,7 @@ def _open(
     training: Progressed,
 ) -> LLMTeacher:
     best = best_directory(directory, training)
-    encoder = make_encoder(model, prompts, config, seed, best).to(PartialState().device)
+    encoder = make_encoder(model, prompts, config, seed, best).to(processes().device)
     weights = hashlib.sha256()
     for file in sorted([*best.glob("*.safetensors"), *best.glob("pocketrec-*.json")]):
         with file.open("rb") as content:
@@ -188,7 +188,7 @@ def _language_model(material: Material, config: LLMConfig, work: Path) -> Langua
         return open_checkpoint(config.checkpoint)
     shape = f"{config.scratch_width}-{config.scratch_layers}"
     key = _digest(material.dataset.fingerprint, material.vocab, shape, __version__)
-    with PartialState().main_process_first():
+    with processes().main_process_first():
         directory = write_scratch(
             work / f"scratch-{key}",
             material.tokenizer,

@@ -29,6 +29,7 @@ from .llm_loss import CandidateSampler, contrastive_loss, met_columns
 from .llm_prompts import Prompts, ranges
 from .llm_state import Progressed, best_directory, copies, load_state, save_state
 from .metrics import Metrics
+from .processes import agreed
 from .progress import Progress
 from .training import EpochRecord
 
@@ -130,10 +131,7 @@ class _Run:
         """Whether time is up; the first process decides for all."""
         if max_seconds is None:
             return False
-        late = torch.tensor(float(self.at.seconds >= max_seconds), device=self.accelerator.device)
-        if not self.accelerator.is_main_process:
-            late.zero_()
-        return bool(self.accelerator.reduce(late, reduction="sum") > 0)
+        return agreed(self.at.seconds >= max_seconds)
 
     def epoch(self, max_seconds: float | None) -> None:
         """The rest of the running epoch, or less when time is up."""

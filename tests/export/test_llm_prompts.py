@@ -18,6 +18,7 @@ from pocketrec_export.teachers import Positions
 TEXTS = [text(i) for i in range(ITEMS)]
 IDS = [f"i{i}" for i in range(ITEMS)]
 CONFIG = quick("none")
+LENGTHS = st.lists(st.integers(1, 40), min_size=1, max_size=5)
 
 
 def histories_of(lengths: list[int]) -> Histories:
