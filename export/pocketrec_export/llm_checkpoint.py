@@ -21,6 +21,7 @@ import torch
 from tokenizers import Tokenizer
 from torch import nn
 from transformers import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
     AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -95,7 +96,7 @@ def open_checkpoint(name: str) -> LanguageModel:
             f"{name} is no directory here, and the model hub does not give it: {_first_line(error)}",
             "Give a directory; or reach the hub once (without HF_HUB_OFFLINE), after which it is kept.",
         )
-    if type(config) not in AutoModelForCausalLM._model_mapping:
+    if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
         _refuse_not_causal(name, f"its type is {config.model_type!r}")
     try:
         tokenizer = AutoTokenizer.from_pretrained(source)

@@ -32,12 +32,15 @@ from .llm_training import train_encoder
 from .llm_validation import Validation
 from .model import Material
 from .processes import processes
+from .progress import Progress
 from .teachers import CHUNK_BYTES, Lists, Positions, lists_from_log_probs
 
 log = logging.getLogger(__name__)
 
 # Longer than any history and item that the defaults allow; the model has no positions to learn.
 SCRATCH_LENGTH = 8192
+# Of the catalogue, read at a time.
+ROWS = 4096
 
 
 class LLMTeacher:
@@ -106,9 +109,12 @@ class LLMTeacher:
         mapped = np.lib.format.open_memmap(
             partial, mode="w+", dtype=np.float32, shape=(self.items, self.encoder.width)
         )
-        for part in np.array_split(everything, -(-self.items // 10_000)):
-            rows = item_rows(self.encoder, self.prompts, part, self.config.read_tokens)
-            mapped[part] = rows.cpu().numpy()
+        parts = np.array_split(everything, -(-self.items // ROWS))
+        with Progress("llm rows", total=len(parts)) as progress:
+            for part in parts:
+                rows = item_rows(self.encoder, self.prompts, part, self.config.read_tokens)
+                mapped[part] = rows.cpu().numpy()
+                progress.advance()
         mapped.flush()
         os.replace(partial, self._rows_file)
 
@@ -180,7 +186,7 @@ def _open(
             weights.update(hashlib.file_digest(content, "sha256").digest())
     key = _digest(directory.name, weights.hexdigest())
     rows = directory / f"rows-{weights.hexdigest()[:16]}.npy"
-    return LLMTeacher(f"llm ({model.label})", key, encoder, prompts, config, rows, training)
+    return LLMTeacher(f"llm ({Path(config.checkpoint).name})", key, encoder, prompts, config, rows, training)
 
 
 def _language_model(material: Material, config: LLMConfig, work: Path) -> LanguageModel:

@@ -136,11 +136,11 @@ def test_seed_and_options_decide_what_is_trained(world: Material, llama: Path, t
     def key(seed: int, **changes: object) -> str:
         return train_llm_teacher(world, quick(llama, epochs=1, **changes), tmp_path, seed=seed).key
 
-    keys = [key(0), key(1), key(0, temperature=0.1), key(0, item_prompt="item")]
-    assert len(set(keys)) == 4
+    keys = [key(0), key(1), key(0, temperature=0.1)]
+    assert len(set(keys)) == 3
     assert key(0) == keys[0]
     assert key(0, save_steps=100, read_tokens=500) == keys[0]
-    assert len(list(tmp_path.glob("llm-*"))) == 4
+    assert len(list(tmp_path.glob("llm-*"))) == 3
 
 
 def test_it_stops_early_and_keeps_the_best(world: Material, llama: Path, tmp_path: Path) -> None:
@@ -182,7 +182,7 @@ def test_from_scratch_it_learns_from_nothing_but_the_data(world: Material, tmp_p
         history_items=6,
         scratch_width=64,
         scratch_layers=1,
-        epochs=8,
+        epochs=5,
         warmup_steps=5,
         averaging=0.9,
         batch=8,
