@@ -1,16 +1,17 @@
-"""Several processes of one run, as `accelerate launch` starts them.
+"""Several processes of one run, as `accelerate launch` or `torchrun` start them.
 
 Alone, a process is the main one and agrees with itself; nothing here then costs anything.
 """
 
 from __future__ import annotations
 
+import os
 from datetime import timedelta
 from typing import TypeVar
 
 import torch
 from accelerate import PartialState
-from accelerate.utils import broadcast_object_list, gather_object
+from accelerate.utils import broadcast_object_list, gather_object, parse_flag_from_env
 from torch import Tensor, distributed
 
 T = TypeVar("T")
@@ -20,8 +21,13 @@ PATIENCE = timedelta(days=7)
 
 
 def processes() -> PartialState:
-    """Number, count and device of this process. The first call joins the run."""
-    return PartialState(timeout=PATIENCE)
+    """Number, count and device of this process.
+
+    The first call joins the run, so it comes before all else of accelerate.
+    """
+    launched = "LOCAL_RANK" in os.environ
+    cpu = parse_flag_from_env("ACCELERATE_USE_CPU") or (launched and not torch.accelerator.is_available())
+    return PartialState(cpu=cpu, timeout=PATIENCE)
 
 
 def agreed(value: T) -> T:
