@@ -16,6 +16,7 @@ be predicted would be among what predicts it, and the more so the rarer the item
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -249,7 +250,7 @@ def nearest_texts(rows: sparse.csr_matrix | NDArray[np.float32]) -> sparse.csr_m
     step = max(1, DENSE_BYTES // (4 * items))
     parts = []
     for first in range(0, items, step):
-        product = rows[first : first + step] @ rows.T
+        product: Any = rows[first : first + step] @ rows.T
         cosines = np.asarray(product.toarray() if sparse.issparse(product) else product, np.float32)
         own = np.arange(len(cosines))
         cosines[own, first + own] = 0

@@ -18,7 +18,6 @@ from pocketrec.errors import DataError
 from pocketrec_export.data import Dataset
 from pocketrec_export.split import Part, Split
 
-
 _USERS = 1 << 16
 """Users whose histories are sorted at a time."""
 

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from scipy import sparse
+from scipy.sparse import csr_matrix
 from torch import Tensor, nn
 from transformers import Qwen3Config, Qwen3Model
 
@@ -70,9 +70,7 @@ class ItemRows(nn.Module):
     indices: Tensor
     values: Tensor
 
-    def __init__(
-        self, features: sparse.csr_matrix, seen: np.ndarray, word_rows: np.ndarray, kappa: float
-    ) -> None:
+    def __init__(self, features: csr_matrix, seen: np.ndarray, word_rows: np.ndarray, kappa: float) -> None:
         super().__init__()
         items, dim = features.shape[0], word_rows.shape[1]
         self.words = nn.Parameter(torch.from_numpy(word_rows.copy()))

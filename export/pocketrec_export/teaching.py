@@ -97,7 +97,7 @@ def _ensemble(stages: Stages, wanted: tuple[str, ...], share: float) -> tuple[Te
     key = stage_key(
         "ensemble", stages.data_key, stages.config.training.key(), stages.config.teacher.key(), members
     )
-    return Ensemble(rankers, weights, key), {
+    return Ensemble(rankers, weights.tolist(), key), {
         "members": members,
         "parameters": sum(int(member.get("parameters", 0)) for member in members),
         "seconds": sum(float(member.get("seconds", 0)) for member in members),

@@ -80,7 +80,8 @@ def test_processes_share_each_batch(lengths: list[int], processes: int, position
         whole, weight = alone.batch(number)
         assert weight == 1.0
         value = np.sqrt(whole.index[whole.segments > 0])  # any figure of a position
-        shared, mean = [], 0.0
+        shared: list[int] = []
+        mean = 0.0
         for process in range(processes):
             part, weight = alone.batch(number, process, processes)
             index = part.index[part.segments > 0]
