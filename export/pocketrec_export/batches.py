@@ -148,6 +148,9 @@ class Epoch:
     Args:
         positions: predictions in a batch, of all processes together.
         rng: drawn from here and nowhere later.
+
+    Attributes:
+        predictions: of the whole epoch.
     """
 
     def __init__(
@@ -160,7 +163,8 @@ class Epoch:
             start, size = start[order], size[order]
         self._start, self._size = start, size
         total = np.cumsum(size)
-        ends = np.searchsorted(total, np.arange(positions, size.sum() + positions, positions))
+        self.predictions = int(size.sum())
+        ends = np.searchsorted(total, np.arange(positions, self.predictions + positions, positions))
         self._bounds = np.unique(np.append(0, np.minimum(ends + 1, len(size))))
 
     def __len__(self) -> int:

@@ -12,6 +12,7 @@ from pocketrec.errors import DataError
 from pocketrec.verify import Verification
 
 from .config import BuildConfig
+from .launched import is_main
 from .options import ExportOptions, TeacherChoice
 
 log = logging.getLogger(__name__)
@@ -62,6 +63,9 @@ def build(
 ) -> BuildResult:
     """Train a student on a data directory and write its bundle.
 
+    Started by `accelerate launch` or `torchrun`, all processes of the run call this and share the training;
+    data, work directory and bundle lie where all of them see them.
+
     Args:
         data_dir: see `data.load_dataset`.
         out: the bundle; nothing is there before the last moment.
@@ -83,8 +87,9 @@ def build(
     choice = TeacherChoice.parse(teacher)
     if max_minutes is not None and max_minutes <= 0:
         raise DataError(f"--max-minutes {max_minutes:g} is not positive.", remedy="Give minutes, such as 30.")
-    recover(out)
-    refuse_existing(out, options.force)
+    if is_main():
+        recover(out)
+        refuse_existing(out, options.force)
     dataset = load_dataset(data_dir)
     log.info("%s", dataset.report)
     # Torch loads here, after all that can be wrong with options, paths and data was found.
@@ -92,10 +97,12 @@ def build(
     from .exporting import export_checkpoint
     from .metrics import popularity_metrics
     from .model import Material
+    from .processes import agreed, processes
     from .stages import Stages
     from .student import SIZES
     from .teaching import make_teacher
 
+    processes()  # joins the run, if there are several
     material = Material(dataset, SIZES[config.student.size].vocab)
     for part in ("validation", "test"):
         if len(material.split.users_for(part)) == 0:
@@ -131,5 +138,8 @@ def build(
         figures["teacher"] = {"kind": choice.kind, "name": made.name, **told, **quality}
     directory, trained = stages.student(cache)
     figures["student"] = asdict(trained)
-    verification = export_checkpoint(load_checkpoint(directory), out, options, figures)
-    return BuildResult(out, directory, figures, verification, time.monotonic() - began)
+    verification = None
+    if is_main():
+        verification = export_checkpoint(load_checkpoint(directory), out, options, figures)
+    processes().wait_for_everyone()
+    return BuildResult(out, directory, figures, agreed(verification), time.monotonic() - began)

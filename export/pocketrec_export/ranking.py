@@ -17,6 +17,19 @@ from .student import Student
 CHUNK_BYTES = 256 << 20
 """Scores held at a time; as many again are compared with them."""
 
+SCORES = 10_000_000_000
+"""Users times items that are scored to judge a model; with more of them, some users stand for all."""
+
+
+def judged_users(split: Split, part: Part, seed: int) -> NDArray[np.int32]:
+    """The users of a part by whom a model is judged, ascending: all, or as many as `SCORES` allows, drawn by
+    the seed. A million of each would take hours for every look."""
+    users = split.users_for(part)
+    at_most = max(1, SCORES // split.dataset.num_items)
+    if len(users) <= at_most:
+        return users
+    return np.sort(np.random.default_rng(seed).choice(users, at_most, replace=False))
+
 
 class FloatRanker:
     """Scores histories of a dataset with a `Student` (or a teacher of its family) in float32, in chunks."""

@@ -27,7 +27,7 @@ class SequenceRanker:
     def __init__(self, model: Student, name: str) -> None:
         self.name, self.items = name, len(model.rows.gate)
         self._model = model.eval()
-        self._rows = model.rows(torch.arange(self.items, device=model.event_rows.device))
+        self._rows = model.rows.table()
 
     @torch.no_grad()
     def log_probs(self, positions: Positions) -> Tensor:

@@ -2,6 +2,9 @@
 
 A stage leaves a directory or file named after the key of all it depends on, in the work directory of the
 build. What is there and complete is taken as it is; what a kill left half done is gone on with.
+
+Several processes run the same stages in step: they train together, the main one writes files and the others
+wait for it. All of them see one work directory.
 """
 
 from __future__ import annotations
@@ -16,7 +19,6 @@ from typing import Any
 
 import numpy as np
 import safetensors.torch
-import torch
 
 from pocketrec import __version__
 
@@ -27,6 +29,9 @@ from .distillation import Distillation
 from .known import KnownItems
 from .metrics import Metrics
 from .model import Material
+from .processes import agreed, gathered, processes
+from .ranking import judged_users
+from .split import Part
 from .student import SIZES, Shape, Student
 from .teachers import Positions, Teacher, held_out_metrics, write_cache
 from .training import TrainingResult, train
@@ -97,7 +102,7 @@ class Stages:
         key = stage_key("sequence", *self._family, shape, dropout, seed)
         weights, figures = self.work / f"sequence-{key}.safetensors", self.work / f"sequence-{key}.json"
         model = self._model(shape, dropout, seed)
-        if figures.exists():
+        if agreed(figures.exists()):
             log.info("sequence model %d is there already", number + 1)
             model.load_state_dict(safetensors.torch.load_file(weights))
             return model.eval(), Trained(**json.loads(figures.read_text()))
@@ -105,11 +110,13 @@ class Stages:
         result = self._train(model, f"sequence-{key}.state", label, None, share, seed)
         trained = self._figures(model, result, dropout)
         model.cpu()
-        partial = weights.with_suffix(".partial")
-        safetensors.torch.save_file(model.state_dict(), partial)
-        partial.replace(weights)
-        _write_json(figures, asdict(trained))
-        forget_training(self.work / f"sequence-{key}.state")
+        if processes().is_main_process:
+            partial = weights.with_suffix(".partial")
+            safetensors.torch.save_file(model.state_dict(), partial)
+            partial.replace(weights)
+            _write_json(figures, asdict(trained))
+            forget_training(self.work / f"sequence-{key}.state")
+        processes().wait_for_everyone()
         return model, trained
 
     def validation_positions(self) -> Positions:
@@ -126,15 +133,18 @@ class Stages:
         """The teacher's finished cache, and how good the teacher is: its validation and test figures."""
         settings, key = self.config.teacher, stage_key("cache", teacher.key, self.config.teacher.key())
         directory, figures = self.work / f"cache-{key}", self.work / f"cache-{key}.json"
-        if not figures.exists():
+        if processes().is_main_process and not figures.exists():
             histories = self.material.histories
             write_cache(teacher, histories, directory, settings.top_k, self.length, settings.newest)
             everything, split = self.material.ranker.histories, self.material.split
+            parts: tuple[Part, ...] = ("validation", "test")
+            users = {part: judged_users(split, part, self.config.seed) for part in parts}
             quality = {
-                part: held_out_metrics(teacher, everything, split, part, self.length).to_dict()
-                for part in ("validation", "test")
+                part: held_out_metrics(teacher, everything, split, part, self.length, users[part]).to_dict()
+                for part in parts
             }
             _write_json(figures, quality)
+        processes().wait_for_everyone()
         return TeacherCache.open(directory, teacher.key), json.loads(figures.read_text())
 
     def student(self, cache: TeacherCache | None, share: float = 1.0) -> tuple[Path, Trained]:
@@ -156,7 +166,7 @@ class Stages:
         lesson = (cache.key, self.config.duokd.key()) if cache is not None else ()
         key = stage_key("student", *self._family, self.shape, dropout, settings.dropout, *lesson)
         checkpoint = self.work / f"student-{key}"
-        if checkpoint.exists():
+        if agreed(checkpoint.exists()):
             log.info("the student is there already: %s", checkpoint)
             return checkpoint, Trained(**json.loads((checkpoint / "pocketrec.json").read_text())["trained"])
         if cache is None and best is not None and best[0].shape == self.shape:
@@ -165,6 +175,13 @@ class Stages:
             model = self._model(self.shape, dropout, seed)
             result = self._train(model, f"student-{key}.state", "student", self._lessons(cache), share, seed)
             trained = self._figures(model, result, dropout)
+        if processes().is_main_process:
+            self._save(checkpoint, model, trained, cache)
+            forget_training(self.work / f"student-{key}.state")
+        processes().wait_for_everyone()
+        return checkpoint, trained
+
+    def _save(self, checkpoint: Path, model: Student, trained: Trained, cache: TeacherCache | None) -> None:
         dataset = self.material.dataset
         save_checkpoint(
             checkpoint,
@@ -183,8 +200,6 @@ class Stages:
                 "pocketrec": __version__,
             },
         )
-        forget_training(self.work / f"student-{key}.state")
-        return checkpoint, trained
 
     def _lessons(self, cache: TeacherCache | None) -> Distillation | None:
         if cache is None:
@@ -214,7 +229,7 @@ class Stages:
         share: float,
         seed: int,
     ) -> TrainingResult:
-        left = self.deadline()
+        left = agreed(self.deadline())
         result = train(
             model,
             self.material.histories,
@@ -233,11 +248,18 @@ class Stages:
         return result
 
     def _figures(self, model: Student, result: TrainingResult, dropout: float) -> Trained:
-        """Quality on all users; the test part is looked at once, after every choice has been made."""
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-        model.to(device)
+        """Quality on `judged_users`, whom processes share; the test part is looked at once, after
+        every choice has been made."""
+        team = processes()
+        model.to(team.device)
         ranker = self.material.ranker
-        part = {p: Metrics.from_ranks(ranker.ranks(model, p)).to_dict() for p in ("validation", "test")}
+
+        def judged(part: Part) -> dict[str, Any]:
+            users = judged_users(ranker.split, part, self.config.seed)
+            ranks = ranker.ranks(model, part, users[team.process_index :: team.num_processes])
+            return Metrics.from_ranks(np.concatenate(gathered(ranks))).to_dict()
+
+        part = {"validation": judged("validation"), "test": judged("test")}
         return Trained(
             sum(p.numel() for p in model.parameters()),
             dropout,

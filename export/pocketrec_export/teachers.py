@@ -218,14 +218,21 @@ def write_cache(
 
 @torch.no_grad()
 def held_out_ranks(
-    teacher: Teacher, histories: Histories, split: Split, part: Part, length: int
+    teacher: Teacher,
+    histories: Histories,
+    split: Split,
+    part: Part,
+    length: int,
+    users: NDArray[np.integer] | None = None,
 ) -> NDArray[np.int64]:
-    """Ranks of the targets of `split.users_for(part)`, int64 [users], in the protocol of `metrics`.
+    """Ranks of the targets of `users` (`split.users_for(part)` when None), int64 [users], in the protocol of
+    `metrics`.
 
     A target that a list does not reach has the rank that the teacher gave it; one that the history holds, or
     about which the teacher has no opinion, ranks last.
     """
-    positions = Positions.held_out(histories, split, part, split.users_for(part), length)
+    users = split.users_for(part) if users is None else users
+    positions = Positions.held_out(histories, split, part, users, length)
     out = []
     for windows in positions.chunks(max(1, CHUNK_BYTES // (4 * teacher.items))):
         chunk = positions.part(windows)
@@ -237,7 +244,12 @@ def held_out_ranks(
 
 
 def held_out_metrics(
-    teacher: Teacher, histories: Histories, split: Split, part: Part, length: int
+    teacher: Teacher,
+    histories: Histories,
+    split: Split,
+    part: Part,
+    length: int,
+    users: NDArray[np.integer] | None = None,
 ) -> Metrics:
     """How good the teacher itself is."""
-    return Metrics.from_ranks(held_out_ranks(teacher, histories, split, part, length))
+    return Metrics.from_ranks(held_out_ranks(teacher, histories, split, part, length, users))

@@ -14,6 +14,7 @@ from pocketrec.verbs import AsJson
 
 from .build import build
 from .config import load_config
+from .launched import is_main
 from .options import TARGETS, ExportOptions
 
 ALL_TARGETS = ",".join(TARGETS)
@@ -126,10 +127,13 @@ def cli_build(
     if seed is not None:
         overrides["seed"] = seed
     settings = load_config(config, overrides)
-    show_progress()
+    if is_main():
+        show_progress()
     result = build(
         data_dir, out, settings, options, teacher=teacher, work_dir=work_dir, max_minutes=max_minutes
     )
+    if not is_main():
+        return
     if as_json:
         print_json(result.to_dict())
         return

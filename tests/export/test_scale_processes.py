@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -13,27 +14,47 @@ import scale_worker
 import torch
 from scale_worlds import circle, settings, trained
 
+from pocketrec.verify import verify
 from support import ROOT
 
 Weights = dict[str, torch.Tensor]
 
 
-@pytest.fixture(scope="module")
-def two(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What two processes left behind."""
-    directory = tmp_path_factory.mktemp("two")
-    # accelerate's own launcher hands processors over to mpirun; torch's starts the same processes without it.
-    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    worker = str(Path(scale_worker.__file__))
+RECIPE = """
+[student]
+size = "tiny"
+length = 8
+[training]
+epochs = 2
+positions = 128
+mixed_precision = "no"
+[teacher]
+dropouts = [0.2]
+"""
+
+
+def launched(arguments: list[str]) -> str:
+    """What two processes say on standard output.
+
+    accelerate's own launcher hands processors over to mpirun; torch's starts the same processes without it.
+    """
     paths = os.pathsep.join(str(ROOT / "tests" / part) for part in ("", "export"))
     done = subprocess.run(
-        [sys.executable, *launch, worker, str(directory)],
+        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", *arguments],
         capture_output=True,
         text=True,
         check=False,
         env=os.environ | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1"},
     )
     assert done.returncode == 0, done.stderr[-4000:]
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What two processes left behind."""
+    directory = tmp_path_factory.mktemp("two")
+    launched([str(Path(scale_worker.__file__)), str(directory)])
     return directory
 
 
@@ -74,3 +95,16 @@ def test_every_process_ends_with_the_same_weights_and_a_killed_run_too(two: Path
         assert all(torch.equal(value, second[key]) for key, value in first.items()), name
     whole, resumed = left(two, "lazy", 0), left(two, "resumed", 0)
     assert all(torch.equal(value, resumed[key]) for key, value in whole.items())
+
+
+@pytest.mark.slow
+def test_a_build_of_two_processes_leaves_one_bundle(shop: Path, tmp_path: Path) -> None:
+    recipe, out = tmp_path / "recipe.toml", tmp_path / "bundle"
+    recipe.write_text(RECIPE)
+    command = ["-m", "pocketrec", "build", str(shop), "--out", str(out), "--teacher", "sequence", "--json"]
+    answer = launched([*command, "--targets", "", "--config", str(recipe)])
+    figures = json.loads(answer)["figures"]  # one document, of the main process
+    assert 0 < figures["student"]["test"]["ndcg@10"] < 1
+    assert figures["student"]["test"]["users"] == 150
+    assert verify(out).ok
+    assert not list(out.parent.glob("bundle.build/*.state*"))
