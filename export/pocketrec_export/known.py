@@ -45,6 +45,8 @@ class KnownItems:
             DataError: an item outside the catalogue of `n_items`.
         """
         bounds, item = np.asarray(offsets, np.int64), np.asarray(items)
+        if not len(item):
+            item = item.astype(np.int64)  # an empty list is one of floats
         if len(item) and not 0 <= int(item.min()) <= int(item.max()) < n_items:
             raise DataError(
                 f"training items {int(item.min())} … {int(item.max())} of a catalogue of {n_items}.",
