@@ -76,7 +76,7 @@ class DemoSettings:
             "seed": self.seed,
             "users": self.users,
             "items": self.items,
-            "build": self.config().model_dump(),
+            "build": self.config().model_dump(mode="json"),
             "targets": list(self.targets),
         }
 
