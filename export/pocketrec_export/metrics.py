@@ -165,7 +165,6 @@ def _unique_pairs(
         return np.zeros(0, np.int64), np.zeros(0, np.int64)
     row = np.repeat(np.arange(len(lists)), [len(part) for part in lists])
     pairs = np.sort(row * items + np.concatenate(lists).astype(np.int64))
-    pairs = pairs[
-        np.append(True, pairs[1:] != pairs[:-1])[: len(pairs)]
-    ]  # np.unique hashes: many times slower
+    # Not np.unique, whose hash table is many times slower than sorting.
+    pairs = pairs[np.append(True, pairs[1:] != pairs[:-1])[: len(pairs)]]
     return pairs // items, pairs % items
