@@ -133,13 +133,15 @@ def build(
     }
     cache = None
     if choice.kind != "none":
-        made, told = make_teacher(stages, choice, TEACHER_SHARE)
+        made, details = make_teacher(stages, choice, TEACHER_SHARE)
         cache, quality = stages.cache(made)
-        figures["teacher"] = {"kind": choice.kind, "name": made.name, **told, **quality}
+        figures["teacher"] = {"kind": choice.kind, "name": made.name, **details, **quality}
     directory, trained = stages.student(cache)
     figures["student"] = asdict(trained)
     verification = None
     if is_main():
         verification = export_checkpoint(load_checkpoint(directory), out, options, figures)
     processes().wait_for_everyone()
-    return BuildResult(out, directory, figures, agreed(verification), time.monotonic() - began)
+    told: Verification | None = agreed(verification)
+    assert told is not None  # the main process has made it
+    return BuildResult(out, directory, figures, told, time.monotonic() - began)
