@@ -19,8 +19,8 @@ class TextConfig(Section):
     prompt: str = Field("", description="what stands before each text, such as `passage: `")
     max_tokens: int = Field(256, ge=2, description="tokens of a text that are read")
     floor: float = Field(
-        0.3,
-        ge=0,
-        description="of whitening: what is added to the variance of each axis, in mean variances; larger "
-        "changes less",
+        -1.0,
+        ge=-1,
+        description="of whitening, in mean variances: 0 whitens fully, a large one only centres; -1 chooses "
+        "by validation",
     )

@@ -12,9 +12,11 @@ from scipy import sparse
 
 from pocketrec_export.counting import nearest_texts
 from pocketrec_export.data import load_dataset
+from pocketrec_export.metrics import Metrics
 from pocketrec_export.model import Material
+from pocketrec_export.teachers import Positions
 from pocketrec_export.text import TextFeatures
-from pocketrec_export.text_rows import RIDGES, encoder_start_rows, text_embeddings, whiten
+from pocketrec_export.text_rows import RIDGES, distil, encoder_start_rows, text_embeddings, whiten
 
 SHAPES = st.tuples(st.integers(0, 2**16), st.integers(20, 60), st.integers(2, 6), st.integers(0, 5))
 
@@ -85,8 +87,8 @@ def linear(features: TextFeatures, width: int, noise: float) -> np.ndarray:
 
 def test_word_rows_hold_what_the_encoder_knows(features: TextFeatures) -> None:
     embeddings = linear(features, 24, 0.0)
-    goal = text_embeddings(embeddings)
-    rows = encoder_start_rows(features, embeddings, 24)
+    goal = text_embeddings(embeddings, 0.3)
+    rows = encoder_start_rows(features, embeddings, 24, floor=0.3)
     assert rows.shape == (features.weights.shape[1], 24)
     assert rows.dtype == np.float32
     text = features.weights @ rows
@@ -100,15 +102,40 @@ def test_word_rows_hold_what_the_encoder_knows(features: TextFeatures) -> None:
 
 def test_the_ridge_is_the_minimum(features: TextFeatures) -> None:
     embeddings = linear(features, 6, 0.5)
-    goal = text_embeddings(embeddings)
-    found = encoder_start_rows(features, embeddings, 6)
+    floor = 0.7
+    goal = whiten(embeddings, floor)
+    found = encoder_start_rows(features, embeddings, 6, floor=floor)
     dense = features.weights.toarray().astype(np.float64)
-    fits = []
+    alike = []
     for ridge in RIDGES:
         exact = np.linalg.solve(dense.T @ dense + ridge * np.eye(dense.shape[1]), dense.T @ goal)
-        cosine = (exact * found).sum() / np.linalg.norm(exact) / np.linalg.norm(found)
-        fits.append(cosine)
-    assert max(fits) > 0.9999  # one of them, up to its size
+        alike.append((exact * found).sum() / np.linalg.norm(exact) / np.linalg.norm(found))
+    assert max(alike) > 0.9999  # one of them, up to its size: whitening before and after is the same
+
+
+def test_the_floor_is_chosen_by_what_ranks_best(shop: Path) -> None:
+    material = Material(load_dataset(shop), 400)
+    features, split = material.features, material.split
+    # One axis of large variance that says nothing, and small ones that say everything.
+    rng = np.random.default_rng(0)
+    says = features.weights @ rng.normal(size=(features.weights.shape[1], 12))
+    noise = features.weights @ rng.normal(size=(features.weights.shape[1], 1)) * 30
+    words = distil(features, np.concatenate([says, noise], 1).astype(np.float32), 13)
+    users = split.users_for("validation")
+    positions = Positions.held_out(material.ranker.histories, split, "validation", users, 20)
+    assert words.choose_floor(features, positions, (0.01, 1e6)) == 0.01
+    assert words.choose_floor(features, positions, (1e6,)) == 1e6
+    # The same figures by the ranker's definition, in a loop.
+    ranks = []
+    rows = features.weights @ words.start_rows(0.01)
+    for user in users:
+        items = material.dataset.items
+        history = items[split.history(int(user), "validation")]
+        target = int(items[split.target(int(user), "validation")])
+        scores = rows @ sum(0.7**lag * rows[item] for lag, item in enumerate(history[-20:][::-1]))
+        others = set(range(len(rows))) - set(history.tolist()) - {target}
+        ranks.append(1 + sum(scores[item] >= scores[target] for item in others))
+    assert Metrics.from_ranks(ranks).ndcg == pytest.approx(words.ndcg(features, positions, 0.01), abs=2e-3)
 
 
 @pytest.mark.parametrize("dim", [4, 12, 20])

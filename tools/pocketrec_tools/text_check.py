@@ -26,8 +26,9 @@ from pocketrec_export.data import Dataset, load_dataset
 from pocketrec_export.metrics import Metrics, pessimistic_rank
 from pocketrec_export.model import Material
 from pocketrec_export.sentence_encoder import encode_texts, resolve_encoder
+from pocketrec_export.teachers import Positions
 from pocketrec_export.text import TextFeatures
-from pocketrec_export.text_rows import FLOOR, encoder_start_rows, text_embeddings
+from pocketrec_export.text_rows import distil, text_embeddings
 
 Rows: TypeAlias = Any
 """Item rows [items, width]: an array, or CSR."""
@@ -36,6 +37,8 @@ LENGTH = 50
 BLOCK = 512
 CENTRED = 1e6
 """A floor at which whitening only centres."""
+SHOWN = (0.3, 1.0, 10.0)
+"""Floors that are shown of every data set, beside the chosen one."""
 
 
 @dataclass(frozen=True)
@@ -57,11 +60,13 @@ class Asked:
     """Histories and targets of the sampled users.
 
     Attributes:
+        users: int32 [users], who they are.
         seen: item rows of each history.
         targets: int [users].
         profile: CSR float32 [users, items], the say of each item.
     """
 
+    users: NDArray[np.int32]
     seen: list[NDArray[np.int32]]
     targets: NDArray[np.int32]
     profile: sparse.csr_matrix
@@ -85,7 +90,7 @@ class Asked:
             ),
             shape=(len(seen), dataset.num_items),
         )
-        return cls(seen, targets, profile)
+        return cls(chosen, seen, targets, profile)
 
     def metrics(self, parts: list[tuple[float, Rows]]) -> Metrics:
         """All users, all items; `parts` are weights and item rows, whose scores are added up."""
@@ -126,7 +131,6 @@ def check_texts(
     vocab: int = 8192,
     users: int = 4000,
     decay: float = 0.7,
-    floor: float = FLOOR,
     seed: int = 0,
 ) -> list[TextFigure]:
     """The figures of each way to read the texts; those of the encoder are left out when there is none.
@@ -160,17 +164,26 @@ def check_texts(
     if chosen is None:
         return found
     embeddings = encode_texts(dataset.texts, chosen, cache_dir)
-    whitened = text_embeddings(embeddings, floor)
     length = np.linalg.norm(embeddings, axis=1, keepdims=True)
     add("encoder", (1.0, embeddings / np.maximum(length, 1e-12)))
     add("encoder, centred", (1.0, text_embeddings(embeddings, CENTRED)))
-    add(f"encoder, whitened (floor {floor:g})", (1.0, whitened))
-    add(
-        f"word rows from the encoder, {dim} wide",
-        (1.0, features.weights @ encoder_start_rows(features, embeddings, dim, seed, floor)),
-        cold=lambda: features.weights @ encoder_start_rows(known, embeddings[~held], dim, seed, floor),
+    for floor in SHOWN:
+        add(f"encoder, whitened (floor {floor:g})", (1.0, text_embeddings(embeddings, floor)))
+    every = distil(features, embeddings, dim, seed)
+    others = distil(known, embeddings[~held], dim, seed)
+    positions = Positions.held_out(
+        material.ranker.histories, material.split, "validation", asked.users, LENGTH
     )
-    add("TF-IDF of tokens + ½ encoder, whitened", (1.0, features.weights), (0.5, whitened))
+    best = every.choose_floor(features, positions)
+    for floor in sorted({*SHOWN, best}):
+        note = ", chosen" if floor == best else ""
+        add(
+            f"word rows from the encoder, {dim} wide (floor {floor:g}{note})",
+            (1.0, features.weights @ every.start_rows(floor)),
+            cold=lambda floor=floor: features.weights @ others.start_rows(floor),
+        )
+    add("TF-IDF of tokens + ½ encoder, whitened (floor 1)", (1.0, features.weights),
+        (0.5, text_embeddings(embeddings, 1.0)))  # fmt: skip
     return found
 
 
@@ -182,7 +195,6 @@ def main(
     vocab: Annotated[int, typer.Option(help="tokens of the word rows")] = 8192,
     users: Annotated[int, typer.Option(help="users, at most")] = 4000,
     decay: Annotated[float, typer.Option(help="say of an event beside the one after it")] = 0.7,
-    floor: Annotated[float, typer.Option(help="of whitening")] = FLOOR,
     seed: Annotated[int, typer.Option(help="draws users and items left out")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="one JSON document")] = False,
 ) -> None:
@@ -190,7 +202,7 @@ def main(
     show_progress()
     figures = check_texts(
         load_dataset(data), encoder, cache,
-        dim=dim, vocab=vocab, users=users, decay=decay, floor=floor, seed=seed,
+        dim=dim, vocab=vocab, users=users, decay=decay, seed=seed,
     )  # fmt: skip
     if as_json:
         print_json([asdict(figure) for figure in figures])
