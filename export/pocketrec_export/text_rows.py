@@ -227,7 +227,7 @@ def _choose_ridge(weights: Any, goal: NDArray[np.float32], scale: NDArray[np.flo
     return best
 
 
-def _ridge(weights: Any, goal: NDArray[np.float32], ridge: float) -> NDArray[np.float32]:
+def _ridge(weights: Any, goal: NDArray[np.floating], ridge: float) -> NDArray[np.float32]:
     """float32 [vocab, axes], by conjugate gradients; weights CSR [items, vocab], goal [items, axes]."""
     model = Ridge(alpha=ridge, fit_intercept=False, solver="sparse_cg", tol=1e-3, max_iter=200)
     rows = model.fit(weights, goal).coef_.astype(np.float32)

@@ -177,10 +177,14 @@ def check_texts(
     best = every.choose_floor(features, positions)
     for floor in sorted({*SHOWN, best}):
         note = ", chosen" if floor == best else ""
+
+        def cold(floor: float = floor) -> Any:
+            return features.weights @ others.start_rows(floor)
+
         add(
             f"word rows from the encoder, {dim} wide (floor {floor:g}{note})",
             (1.0, features.weights @ every.start_rows(floor)),
-            cold=lambda floor=floor: features.weights @ others.start_rows(floor),
+            cold=cold,
         )
     add("TF-IDF of tokens + ½ encoder, whitened (floor 1)", (1.0, features.weights),
         (0.5, text_embeddings(embeddings, 1.0)))  # fmt: skip
