@@ -73,7 +73,8 @@ class Axes:
     def scale(self, floor: float) -> NDArray[np.float64]:
         """float64 [d]: 1 / √(λ + floor · mean λ) of each axis, 0 on axes without variance."""
         there = self.variance > 1e-9 * max(float(self.variance.max(initial=0)), 1e-30)
-        return np.where(there, (np.where(there, self.variance, 1) + floor * self.variance.mean()) ** -0.5, 0)
+        mean = self.variance.sum() / max(len(self.variance), 1)
+        return np.where(there, (np.where(there, self.variance, 1) + floor * mean) ** -0.5, 0)
 
     def turned(self, embeddings: NDArray[np.float32], scale: NDArray[np.float64]) -> NDArray[np.float32]:
         """float32 [items, d]: centred, along the axes, scaled; zeros stay zeros."""
@@ -216,7 +217,7 @@ def _choose_ridge(weights: Any, goal: NDArray[np.float32], scale: NDArray[np.flo
     """The ridge weight under which rows fitted to nine tenths of the items fit the others best."""
     held = np.random.default_rng(seed).permutation(len(goal)) < max(1, len(goal) // _HELD_OUT)
     some = slice(None, None, max(1, goal.shape[1] // _AXES))
-    few = np.ascontiguousarray((goal * scale)[:, some])
+    few = np.ascontiguousarray((goal * scale)[:, some], np.float32)
     left: dict[float, float] = {}
     for ridge in RIDGES:
         rows = _ridge(weights[~held], few[~held], ridge)
