@@ -136,6 +136,7 @@ def build(
         made, details = make_teacher(stages, choice, TEACHER_SHARE)
         cache, quality = stages.cache(made)
         figures["teacher"] = {"kind": choice.kind, "name": made.name, **details, **quality}
+        del made  # as large as its models; from here on its cache speaks for it
     directory, trained = stages.student(cache)
     figures["student"] = asdict(trained)
     verification = None

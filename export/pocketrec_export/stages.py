@@ -163,13 +163,17 @@ class Stages:
             models = self.sequence_models(share if cache is None else share / 2)
             best = max(models, key=lambda model: model[1].validation["ndcg@10"])
             dropout = best[1].dropout
+            # A model is as large as the catalogue: none stays that is not needed.
+            del models
+            if cache is not None or best[0].shape != self.shape:
+                best = None
         lesson = (cache.key, self.config.duokd.key()) if cache is not None else ()
         key = stage_key("student", *self._family, self.shape, dropout, settings.dropout, *lesson)
         checkpoint = self.work / f"student-{key}"
         if agreed(checkpoint.exists()):
             log.info("the student is there already: %s", checkpoint)
             return checkpoint, Trained(**json.loads((checkpoint / "pocketrec.json").read_text())["trained"])
-        if cache is None and best is not None and best[0].shape == self.shape:
+        if best is not None:
             model, trained = best
         else:
             model = self._model(self.shape, dropout, seed)
