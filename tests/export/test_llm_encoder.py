@@ -99,7 +99,7 @@ def test_what_is_saved_opens_again_and_with_the_libraries_own_loaders(tmp_path: 
     save_trained(encoder, tmp_path / "best")
     model = open_checkpoint(config.checkpoint)
     again = make_encoder(model, prompts, config, seed=9, trained=tmp_path / "best")
-    assert float(again.scale) == pytest.approx(float(encoder.scale))
+    assert again.scale.item() == pytest.approx(encoder.scale.item())
     tokens = prompts.rows(np.arange(ITEMS))
     assert torch.equal(again.read(tokens), encoder.read(tokens))
 

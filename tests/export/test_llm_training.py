@@ -50,13 +50,13 @@ def best(work: Path) -> Path:
 
 @pytest.mark.parametrize("family", [f for f in CONFIGS if f != "gpt2"])
 def test_adapters_learn_what_popularity_cannot_see(world: Material, tmp_path: Path, family: str) -> None:
-    config = quick(checkpoint(tmp_path / family, family), epochs=5, learning_rate=3e-3)
+    config = quick(checkpoint(tmp_path / family, family), epochs=4, learning_rate=3e-3)
     teacher = train_llm_teacher(world, config, tmp_path / "work", seed=0)
     figures = held_out_metrics(teacher, world.ranker.histories, world.split, "test", 50)
     assert figures.ndcg > 0.7
     assert figures.ndcg > 2 * popularity_metrics(world.dataset, world.split, "test").ndcg
     losses = [record.loss for record in teacher.training.records]
-    assert losses[-1] < 0.7 * losses[0]
+    assert losses[-1] < 0.8 * losses[0]
 
     before = load_decoder(open_checkpoint(config.checkpoint), torch.float32, seed=0).state_dict()
     after = teacher.encoder.decoder.get_base_model().state_dict()
@@ -66,7 +66,7 @@ def test_adapters_learn_what_popularity_cannot_see(world: Material, tmp_path: Pa
     adapter = load_file(best(tmp_path / "work") / "adapter_model.safetensors")
     assert all("lora_" in name for name in adapter)
     assert all(value.abs().sum() > 0 for value in adapter.values())
-    assert float(teacher.encoder.scale) != pytest.approx(1 / config.temperature, rel=1e-6)
+    assert teacher.encoder.scale.item() != pytest.approx(1 / config.temperature, rel=1e-6)
 
 
 class Killed(BaseException):
