@@ -33,7 +33,7 @@ PARTS = (500, 50, 5, 1)
 FEWEST_ITEMS = 50_000
 """Of a smaller set, so that all of them are trained with sampled negatives."""
 
-TRAINING_STAGES = ("first batches", "averages brought up to date", "state")
+TRAINING_STAGES = ("training", "averages brought up to date", "state", "distilled batches")
 END_STAGES = ("checkpoint", "bundle, int8")
 
 
@@ -119,8 +119,11 @@ def _column(found: dict[str, Any]) -> dict[str, str]:
         return f"{max(stages[name]['peak_bytes'] for name in names) / 1e9:.1f} GB"
 
     (ranks,) = (name for name in stages if name.startswith("ranks of"))
-    before = list(stages)[1 : list(stages).index("first batches")]
-    batch = training["processor_seconds"] / training["batches"]
+    before = list(stages)[1 : list(stages).index("training")]
+    batch, distilled = (
+        found[name]["processor_seconds"] / found[name]["batches"] for name in ("training", "distilled")
+    )
+    listing = seconds("lists of a teacher") / found["listed"]
     validation = seconds(ranks) * 5000 / VALIDATION_USERS
     epoch = batch * found["batches"] + validation + seconds("state")
     return {
@@ -134,11 +137,13 @@ def _column(found: dict[str, Any]) -> dict[str, str]:
         "batches measured": f"{training['batches']:,}",
         "a batch of 2,048 predictions": f"{1000 * batch:.0f} ms",
         "… rows that it changes": f"{training['rows']:,.0f}",
+        "… with a teacher's lists": f"{1000 * distilled:.0f} ms",
         "predictions in a second": f"{training['positions'] / training['processor_seconds']:,.0f}",
         "training, at most": peak(*TRAINING_STAGES),
         "5,000 users ranked": f"{validation:.0f} s, {peak(ranks)}",
         "a saved state": f"{training['state_bytes'] / 1e9:.2f} GB, {seconds('state'):.1f} s",
         "an epoch, extrapolated": f"{epoch / 3600:.2f} h ({found['batches']:,} batches)",
+        "a teacher's list": f"{1000 * listing:.1f} ms, {peak('lists of a teacher')}",
         "checkpoint and int8 bundle": f"{seconds(*END_STAGES):.0f} s, {peak(*END_STAGES)}",
         "bundle": f"{found['bundle_bytes'] / 1e6:,.0f} MB",
         "most memory": peak(*stages),

@@ -7,16 +7,15 @@ from __future__ import annotations
 
 import contextlib
 import json
+import shutil
 import sys
 import time
 from collections.abc import Iterator
-from itertools import count
 from pathlib import Path
 from typing import Any, TypedDict
 
 from pocketrec_tools.machine import peak_memory
 
-WARM_UP = 5
 VALIDATION_USERS = 256
 """Ranked for the clock; a build ranks `training.validation_users` of them after an epoch."""
 
@@ -57,8 +56,9 @@ def measure(job: Job) -> dict[str, Any]:
     Returns:
         users, items, events, positions, batches: of the set; the latter two of an epoch.
         stages: seconds, processor_seconds and peak_bytes of each.
-        training: of the batches after `WARM_UP`: batches, positions, seconds, processor_seconds, rows (of the
-            behaviour table that a batch changes, the mean), and state_bytes of a saved state.
+        training, distilled: see `scale_training.Trainer.batches`, without and with a teacher; and state_bytes
+            of a saved state.
+        listed: positions of the stage "lists of a teacher".
     """
     clock = Clock()
     with clock.stage("import"):
@@ -69,11 +69,11 @@ def measure(job: Job) -> dict[str, Any]:
         from pocketrec_export.config import BuildConfig
         from pocketrec_export.data import load_dataset
         from pocketrec_export.exporting import export_checkpoint
-        from pocketrec_export.known import KnownItems
         from pocketrec_export.metrics import popularity_metrics
         from pocketrec_export.model import Material
         from pocketrec_export.options import ExportOptions
         from pocketrec_export.student import SIZES
+        from pocketrec_tools.scale_training import DISTILLED, Trainer, teacher_lists
     torch.set_num_threads(1)
     config, work = BuildConfig(), Path(job["work"])
     with clock.stage("load"):
@@ -102,13 +102,29 @@ def measure(job: Job) -> dict[str, Any]:
         epoch = Epoch(histories, 50, config.training.positions, None)
         positions, batches = epoch.predictions, len(epoch)
         del epoch
-    training = _train(material, model, job, clock)
+    with clock.stage("training"):
+        trainer = Trainer(material, model, job["seed"], work)
+        training = trainer.batches(lambda _, seconds: seconds < 60 * job["minutes"])
+    with clock.stage("averages brought up to date"):
+        trainer.updates.average.settle()
+    with clock.stage("state"):
+        trainer.run.save(None)
+    training["state_bytes"] = trainer.run.file.stat().st_size
+    trainer.run.file.unlink()
+    with clock.stage("a cache of lists"):
+        cache = trainer.made_up_lists()
+    with clock.stage("known items"):
+        lessons = trainer.lessons(cache)
+    with clock.stage("distilled batches"):
+        distilled = trainer.batches(lambda made, _: made < DISTILLED, lessons)
+    del trainer, lessons, cache
+    shutil.rmtree(work / "lists")
+    model.rows.sparse = False
+    with clock.stage("lists of a teacher"):
+        listed = teacher_lists(model, material)
     users = material.split.users_for("validation")[:VALIDATION_USERS]
     with clock.stage(f"ranks of {len(users)} users"):
         ranker.ranks(model, "validation", users)
-    with clock.stage("known items"):
-        known = KnownItems.from_histories(histories.offsets, histories.items, dataset.num_items)
-        del known
     with clock.stage("checkpoint"):
         save_checkpoint(
             work / "student",
@@ -134,60 +150,10 @@ def measure(job: Job) -> dict[str, Any]:
         "batches": batches,
         "stages": clock.stages,
         "training": training,
+        "distilled": distilled,
+        "listed": listed,
         "bundle_bytes": sum(file.stat().st_size for file in (work / "bundle").iterdir()),
     }
-
-
-def _train(material: Any, model: Any, job: Job, clock: Clock) -> dict[str, float]:
-    """Batches for so many minutes, by the parts that `training.train` is made of; and one saved state."""
-    import numpy as np
-    import torch
-    from accelerate import Accelerator
-
-    from pocketrec_export.batches import Epoch
-    from pocketrec_export.config import BuildConfig
-    from pocketrec_export.losses import ScoreStep, next_item_loss
-    from pocketrec_export.training import bf16_is_fast
-    from pocketrec_export.training_state import TrainingRun
-    from pocketrec_export.updates import Updates
-
-    config, items = BuildConfig().training, material.dataset.num_items
-    rng = np.random.default_rng(job["seed"])
-    with clock.stage("first batches"):
-        step = ScoreStep(model, items, config.negatives_for(items), config.behaviour_dropout)
-        updates = Updates(step, Accelerator(), config, decay=0.999)
-        run = TrainingRun(config, Path(job["work"]) / "state", model, updates)
-        epoch = Epoch(material.histories, model.length, config.positions, rng)
-        model.train()
-    done = rows = predicted = 0
-    began = spent = 0.0
-    for number in count():
-        if number in (WARM_UP, 0):
-            began, spent = time.monotonic(), time.process_time()
-            done = rows = predicted = 0
-        if number > WARM_UP and time.monotonic() - began > 60 * job["minutes"]:
-            break
-        batch, _ = epoch.batch(number % len(epoch))
-        tensors = {name: torch.from_numpy(array) for name, array in vars(batch).items()}
-        drawn = torch.from_numpy(rng.integers(0, items, max(step.negatives, 1)))
-        with torch.autocast("cpu", torch.bfloat16, enabled=bf16_is_fast()):
-            candidates = updates.wrapped(tensors, drawn)
-        updates.apply(next_item_loss(candidates), config.learning_rate)
-        done, rows = done + 1, rows + len(candidates.items)
-        predicted += len(candidates.targets)
-    figures = {
-        "batches": done,
-        "positions": predicted,
-        "seconds": time.monotonic() - began,
-        "processor_seconds": time.process_time() - spent,
-        "rows": rows / done,
-    }
-    with clock.stage("averages brought up to date"):
-        updates.average.settle()
-    with clock.stage("state"):
-        run.save(None)
-    model.rows.sparse = False
-    return figures | {"state_bytes": float(run.file.stat().st_size)}
 
 
 if __name__ == "__main__":
