@@ -7,7 +7,6 @@ nothing changes.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -187,15 +186,6 @@ class Epoch:
         weight = processes * float(size[own].sum() / total[-1])
         own[0] |= not own.any()
         return assemble(self.histories, self.length, start[own], size[own]), weight
-
-
-def batches(
-    histories: Histories, length: int, positions: int, rng: np.random.Generator | None
-) -> Iterator[Batch]:
-    """The batches of an `Epoch`, one after another, in one process."""
-    epoch = Epoch(histories, length, positions, rng)
-    for number in range(len(epoch)):
-        yield epoch.batch(number)[0]
 
 
 def assemble(histories: Histories, width: int, start: np.ndarray, size: np.ndarray) -> Batch:

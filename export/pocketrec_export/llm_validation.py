@@ -25,11 +25,7 @@ class Validation:
 
     def __init__(self, material: Material, prompts: Prompts, config: LLMConfig, seed: int) -> None:
         self.material, self.prompts, self.config = material, prompts, config
-        users = material.split.users_for("validation")
-        if len(users) > config.validation_users:
-            rng = np.random.default_rng(seed)
-            users = np.sort(rng.choice(users, config.validation_users, replace=False))
-        self.users = users
+        self.users = material.split.some_users("validation", config.validation_users, seed)
 
     @torch.no_grad()
     def __call__(self, encoder: DualEncoder, accelerator: Accelerator) -> NDArray[np.int64]:

@@ -24,11 +24,7 @@ SCORES = 10_000_000_000
 def judged_users(split: Split, part: Part, seed: int) -> NDArray[np.int32]:
     """The users of a part by whom a model is judged, ascending: all, or as many as `SCORES` allows, drawn by
     the seed. A million of each would take hours for every look."""
-    users = split.users_for(part)
-    at_most = max(1, SCORES // split.dataset.num_items)
-    if len(users) <= at_most:
-        return users
-    return np.sort(np.random.default_rng(seed).choice(users, at_most, replace=False))
+    return split.some_users(part, max(1, SCORES // split.dataset.num_items), seed)
 
 
 class FloatRanker:

@@ -52,6 +52,13 @@ class Split:
         """int32 [n], ascending: the users who have a target in this part."""
         return np.flatnonzero(np.diff(self.dataset.offsets) >= _events_wanted(part)).astype(np.int32)
 
+    def some_users(self, part: Part, at_most: int, seed: int) -> NDArray[np.int32]:
+        """int32 [<= at_most], ascending: `users_for(part)`, or a sample of them drawn by the seed."""
+        users = self.users_for(part)
+        if len(users) <= at_most:
+            return users
+        return np.sort(np.random.default_rng(seed).choice(users, at_most, replace=False))
+
     def history(self, user: int, part: Part) -> slice:
         """The events a model may see before it ranks this user's target: all that came before it."""
         return slice(int(self.dataset.offsets[user]), self.target(user, part))

@@ -121,13 +121,9 @@ class Stages:
 
     def validation_positions(self) -> Positions:
         """What settings and weights of an ensemble are fitted on."""
-        users = self.material.split.users_for("validation")
-        at_most = self.config.teacher.validation_users
-        if len(users) > at_most:
-            users = np.sort(np.random.default_rng(self.config.seed).choice(users, at_most, replace=False))
-        return Positions.held_out(
-            self.material.ranker.histories, self.material.split, "validation", users, self.length
-        )
+        split = self.material.split
+        users = split.some_users("validation", self.config.teacher.validation_users, self.config.seed)
+        return Positions.held_out(self.material.ranker.histories, split, "validation", users, self.length)
 
     def cache(self, teacher: Teacher) -> tuple[TeacherCache, dict[str, Any]]:
         """The teacher's finished cache, and how good the teacher is: its validation and test figures."""

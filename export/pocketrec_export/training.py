@@ -105,7 +105,7 @@ def train(
     per_epoch = -(-positions // (config.positions * team.num_processes))
     updates = Updates(step, accelerator, config, config.decay_for(per_epoch), lazy)
     run = TrainingRun(config, state_file, student, updates)
-    users = _validation_users(ranker, config.validation_users, seed)
+    users = ranker.split.some_users("validation", config.validation_users, seed)
     max_seconds = agreed(max_seconds)
     total = config.epochs * per_epoch
     with _progress(label, total, run.next_epoch * per_epoch) as progress:
@@ -219,10 +219,3 @@ def _validated(ranker: FloatRanker, model: Student, users: NDArray[np.int32], bf
     with torch.autocast(model.event_rows.device.type, torch.bfloat16, enabled=bf16):
         share = ranker.ranks(model, "validation", users[team.process_index :: team.num_processes])
     return Metrics.from_ranks(np.concatenate(gathered(share)))
-
-
-def _validation_users(ranker: FloatRanker, at_most: int, seed: int) -> NDArray[np.int32]:
-    users = ranker.split.users_for("validation")
-    if len(users) <= at_most:
-        return users
-    return np.sort(np.random.default_rng(seed).choice(users, at_most, replace=False))

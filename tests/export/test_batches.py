@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pocketrec_export.batches import Histories, batches, pack
+from pocketrec_export.batches import Batch, Epoch, Histories, pack
 
 LENGTHS = st.lists(st.integers(1, 40), min_size=1, max_size=12)
 
@@ -18,6 +18,11 @@ def histories(lengths: list[int]) -> Histories:
     total = int(offsets[-1])
     zeros = np.zeros(total, np.int64)
     return Histories.from_events(offsets, np.arange(total), zeros, np.arange(total) * 100, (60, 3600))
+
+
+def batches_of(hist: Histories, length: int, positions: int, rng: np.random.Generator | None) -> list[Batch]:
+    epoch = Epoch(hist, length, positions, rng)
+    return [epoch.batch(number)[0] for number in range(len(epoch))]
 
 
 def predicted(lengths: list[int]) -> list[int]:
@@ -64,7 +69,7 @@ def test_an_epoch_is_every_event_with_its_own_successor(seed: int | None) -> Non
     hist = histories(lengths)
     rng = None if seed is None else np.random.default_rng(seed)
     seen: list[int] = []
-    for batch in batches(hist, 8, 20, rng):
+    for batch in batches_of(hist, 8, 20, rng):
         valid = batch.segments > 0
         assert np.array_equal(batch.items[valid], hist.items[batch.index[valid]])
         assert np.array_equal(batch.targets[valid], hist.items[batch.index[valid] + 1])
@@ -81,9 +86,9 @@ def test_an_epoch_is_every_event_with_its_own_successor(seed: int | None) -> Non
 
 def test_batches_follow_the_generator() -> None:
     hist = histories([30, 9, 14, 22])
-    first = [b.index for b in batches(hist, 8, 20, np.random.default_rng(1))]
-    again = [b.index for b in batches(hist, 8, 20, np.random.default_rng(1))]
-    other = [b.index for b in batches(hist, 8, 20, np.random.default_rng(2))]
+    first = [b.index for b in batches_of(hist, 8, 20, np.random.default_rng(1))]
+    again = [b.index for b in batches_of(hist, 8, 20, np.random.default_rng(1))]
+    other = [b.index for b in batches_of(hist, 8, 20, np.random.default_rng(2))]
     assert all(np.array_equal(a, b) for a, b in zip(first, again, strict=True))
     assert not all(a.shape == b.shape and np.array_equal(a, b) for a, b in zip(first, other, strict=False))
 

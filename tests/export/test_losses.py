@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from pocketrec_export.batches import batches
+from pocketrec_export.batches import Epoch
 from pocketrec_export.data import load_dataset
 from pocketrec_export.losses import Candidates, ScoreStep, next_item_loss
 from pocketrec_export.model import Material
@@ -31,7 +31,7 @@ def student(material: Material) -> Student:
 
 
 def first_batch(material: Material) -> dict[str, torch.Tensor]:
-    batch = next(batches(material.histories, 8, 64, np.random.default_rng(0)))
+    batch, _ = Epoch(material.histories, 8, 64, np.random.default_rng(0)).batch(0)
     return {name: torch.from_numpy(array) for name, array in vars(batch).items()}
 
 

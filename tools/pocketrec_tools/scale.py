@@ -4,7 +4,7 @@
 
 Times are processor seconds of one thread, so that a busy machine tells the same as a quiet one; memory is the
 most that the process held, interpreter and libraries included. What a whole epoch takes is extrapolated from
-the batches that were measured. docs/benchmarks/scale.md has figures and what they mean.
+the batches that were measured.
 """
 
 from __future__ import annotations

@@ -75,9 +75,7 @@ class Asked:
     def of(cls, material: Material, users: int, decay: float, seed: int) -> Asked:
         """A sample of the users who have a validation target."""
         dataset, split = material.dataset, material.split
-        chosen = split.users_for("validation")
-        if users < len(chosen):
-            chosen = np.sort(np.random.default_rng(seed).choice(chosen, users, replace=False))
+        chosen = split.some_users("validation", users, seed)
         seen = [dataset.items[split.history(int(user), "validation")] for user in chosen]
         targets = np.array([dataset.items[split.target(int(user), "validation")] for user in chosen])
         recent = [items[-LENGTH:][::-1] for items in seen]
