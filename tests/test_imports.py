@@ -34,6 +34,8 @@ RUNTIME_ALLOWED = (set(sys.stdlib_module_names) - NETWORK) | RUNTIME_LIBRARIES |
 EXCEPTIONS = {
     # Its own runtime, whose inputs and outputs are torch tensors: it brings torch along itself.
     "engine_executorch.py": {"executorch", "torch"},
+    # SQLCipher, an extra: only for who gives a key.
+    "history_cipher.py": {"sqlcipher3"},
     # A verb whose package is not installed says which extra to install.
     "cli.py": {"pocketrec_export", "pocketrec_tools"},
 }

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from pocketrec.errors import BundleError, DataError, PocketrecError
     from pocketrec.events import Event
+    from pocketrec.gate import StoppedError
     from pocketrec.history import History, HistoryError
     from pocketrec.ranking import Ranking, Recommendation
     from pocketrec.recommender import Recommender
@@ -34,6 +35,7 @@ _HOME = {
     "Ranking": "ranking",
     "Recommendation": "ranking",
     "Recommender": "recommender",
+    "StoppedError": "gate",
 }
 
 __all__ = [
@@ -46,6 +48,7 @@ __all__ = [
     "Ranking",
     "Recommendation",
     "Recommender",
+    "StoppedError",
     "__version__",
 ]
 

@@ -1,64 +1,58 @@
 """The history of one person, in SQLite: what was recorded is there after a crash, what was deleted is gone.
 
-* WAL with `synchronous=FULL`: a commit returns after its log is on the disk, so `record` is durable when it
-  returns, also when the power fails. (`NORMAL`, the usual choice with WAL, may lose the last commits then.)
-* `secure_delete=ON` overwrites what is deleted, and a deletion empties the log behind it.
-* Order is the order of recording, whatever the clock did meanwhile.
-* `application_id` tells our files from other people's, `user_version` drives migrations.
+    with History("me.db", max_age_seconds=180 * 86400) as history:
+        history.record("B004756YJA", "view")       # durable when it returns
+        history.forget("B004756YJA")               # beyond recovery from the file and its log
+        history.set_recording(False)               # this person opted out; remembered in the file
+
+Order is the order of recording, whatever the clock did meanwhile: an event that was recorded while the clock
+was wrong keeps its wrong time and its right place. How a file is kept is in `history_file`, its versions in
+`history_schema`, encryption in `history_cipher`, the format of `export` in `history_lines`.
 
 Opening never harms a file: one that is foreign, damaged or of a later release is refused and left as it is.
 """
 
 from __future__ import annotations
 
-import json
-import os
-import sqlite3
-import threading
 import time
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
-from pocketrec.errors import PocketrecError
 from pocketrec.events import Event, HistoryItem, as_events
+from pocketrec.history_errors import HistoryError
+from pocketrec.history_file import HistoryFile
+from pocketrec.history_lines import read_lines, write_lines
+from pocketrec.history_schema import setting
 
-APPLICATION_ID = 0x706B7472  # "pktr"
-BUSY_SECONDS = 5.0
+__all__ = ["MAX_EVENTS", "History", "HistoryError"]
+
 MAX_EVENTS = 10_000
 """Default retention by count: far more than any `length`, and a file of about a megabyte."""
 
-_MIGRATIONS: tuple[tuple[str, ...], ...] = (
-    (
-        # AUTOINCREMENT: a sequence number is never used twice, also not after the newest event was forgotten.
-        "CREATE TABLE events (seq INTEGER PRIMARY KEY AUTOINCREMENT, item_id TEXT NOT NULL,"
-        " event TEXT NOT NULL, timestamp INTEGER)",
-        "CREATE INDEX events_item ON events (item_id)",
-    ),
-)
-"""Statements that lead from version i to version i + 1."""
-
-
-class HistoryError(PocketrecError):
-    """A history file that cannot be used or written: missing, foreign, damaged, newer, locked, full,
-    read-only."""
-
-    default_code = "history-invalid"
+_SLACK = 16
+"""Retention trims a sixteenth at once: an erasure writes the whole file anew, too much for every event."""
 
 
 class History:
     """The stored events of one person. Thread-safe; several processes may use one file.
 
+    Within a process as between processes there is one writer at a time, and reads wait for nobody.
+
     Args:
         path: the file, made when absent; ":memory:" keeps the history in memory.
-        max_events: the oldest events beyond this many are deleted as new ones come.
-        max_age_seconds: events older than this, by their timestamp and this machine's clock, are deleted as
-            new ones come; None keeps them.
+        max_events: never more than this many are stored. When there are more, the oldest go, a sixteenth of
+            `max_events` at once (with fewer than 16, one at a time).
+        max_age_seconds: no event older than this, by its timestamp and this machine's clock, is stored after
+            an opening or a `record`; those that would follow within a sixteenth of the age go with it. Events
+            without a time stay. None keeps all. A clock that jumps back keeps events longer; one that is far
+            ahead makes them go, so that an app whose users set clocks should rather bound the count.
         create: False refuses a file that does not exist.
+        key: 32 bytes that encrypt the file, from the system's key store (extra `encryption`); see
+            `history_cipher`.
 
     Raises:
-        HistoryError: `history-missing`, `history-foreign`, `history-corrupt`, `history-newer`,
-            `history-unwritable`.
+        HistoryError: see its codes.
     """
 
     def __init__(
@@ -68,6 +62,7 @@ class History:
         max_events: int = MAX_EVENTS,
         max_age_seconds: int | None = None,
         create: bool = True,
+        key: bytes | None = None,
     ) -> None:
         if max_events < 1 or (max_age_seconds is not None and max_age_seconds < 1):
             raise HistoryError(
@@ -77,91 +72,113 @@ class History:
         self.path = str(path)
         self.max_events = max_events
         self.max_age_seconds = max_age_seconds
-        self._lock = threading.RLock()
-        self._closed = False
-        if self.path != ":memory:":
-            _prepare_file(Path(self.path), create)
-        with self._typed():
-            self._db = sqlite3.connect(
-                self.path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False
-            )
-        try:
-            with self._typed():
-                self._check_owner()
-                for pragma in ("journal_mode=WAL", "synchronous=FULL", "secure_delete=ON", "foreign_keys=ON"):
-                    self._db.execute(f"PRAGMA {pragma}").fetchall()
-                self._migrate()
-        except BaseException:
-            self._db.close()
-            raise
+        self._file = HistoryFile(self.path, key, create)
+        if max_age_seconds is not None:
+            try:
+                self._age()
+            except BaseException:
+                self._file.close()
+                raise
 
-    def record(self, item_id: str, event: str = "", timestamp: int | None = None) -> Event:
-        """Append one event and return it; durable when this returns. No timestamp means now."""
+    def record(self, item_id: str, event: str = "", timestamp: int | None = None) -> Event | None:
+        """Append one event and return it; durable when this returns. No timestamp means now.
+
+        None comes back, and nothing is stored, while recording is switched off.
+        """
         made = Event(item_id, event, int(time.time()) if timestamp is None else timestamp)
-        self.record_many([made])
-        return made
+        return made if self.record_many([made]) else None
 
     def record_many(self, events: Iterable[HistoryItem]) -> int:
-        """Append events, oldest first, all or none; returns how many. A timestamp of None is stored as
-        unknown."""
+        """Append events, oldest first, all or none, durable when this returns; returns how many.
+
+        A timestamp of None is stored as unknown. While recording is switched off, none is stored: 0 comes
+        back.
+        """
         made = as_events(events)
         rows = [(e.item_id, e.event, e.timestamp) for e in made]
-        with self._transaction() as db:
+        with self._file.writing() as db:
+            # In the transaction: another process may have switched it off a moment ago.
+            if not setting(db, "recording"):
+                return 0
             db.executemany("INSERT INTO events (item_id, event, timestamp) VALUES (?, ?, ?)", rows)
-            deleted = self._retain(db)
-        if deleted:
-            self._empty_log()
+            trimmed = self._trim(db)
+        if trimmed:
+            self._file.try_to_erase()
         return len(made)
+
+    @property
+    def recording(self) -> bool:
+        """Whether events are recorded; False when this person opted out."""
+        with self._file.reading() as db:
+            return bool(setting(db, "recording"))
+
+    def set_recording(self, on: bool) -> None:
+        """Switch recording off or on, for every process and every later opening; what is stored stays.
+
+        When this returns after switching off, nothing more is stored. To opt out and be forgotten, `clear`
+        too.
+        """
+        with self._file.writing() as db:
+            db.execute("UPDATE settings SET value = ? WHERE name = 'recording'", (int(bool(on)),))
 
     def events(self) -> list[Event]:
         """Every stored event, oldest first."""
-        with self._typed():
-            rows = self._db.execute("SELECT item_id, event, timestamp FROM events ORDER BY seq").fetchall()
+        with self._file.reading() as db:
+            rows = db.execute("SELECT item_id, event, timestamp FROM events ORDER BY seq").fetchall()
         return [Event(*row) for row in rows]
 
     def __len__(self) -> int:
-        with self._typed():
-            return int(self._db.execute("SELECT count(*) FROM events").fetchone()[0])
+        with self._file.reading() as db:
+            return int(db.execute("SELECT count(*) FROM events").fetchone()[0])
 
     def forget(self, item_id: str) -> int:
-        """Delete every event of an item, beyond recovery from the file; returns how many there were."""
+        """Delete every event of an item; returns how many there were.
+
+        When this returns, no reader sees them any more, in any process, after any crash. They are also gone
+        from the bytes of the file and its log, unless `erasure_pending` says otherwise.
+        """
         return self._delete("DELETE FROM events WHERE item_id = ?", (item_id,))
 
     def clear(self) -> int:
-        """Delete everything, beyond recovery from the file; returns how many events there were."""
+        """Delete everything, as `forget` does; returns how many events there were. `recording` stays."""
         return self._delete("DELETE FROM events", ())
 
-    def export(self, path: str | Path) -> int:
-        """Write the history as JSON lines (`item_id`, `event`, `timestamp`), oldest first; returns how many.
+    @property
+    def erasure_pending(self) -> bool:
+        """Whether bytes of deleted events may still be in the file or its log.
 
-        An existing file is replaced only when all is written.
+        A reader of another process that began before the deletion keeps them there, or a disk with no room to
+        rebuild the file. The erasure is then done with a later write, at the close, or at the next opening.
         """
-        events = self.events()
-        target = Path(path)
-        partial = target.with_name(f".{target.name}.{os.getpid()}.part")
-        try:
-            with open(partial, "w", encoding="utf-8") as out:
-                for event in events:
-                    line = {"item_id": event.item_id, "event": event.event, "timestamp": event.timestamp}
-                    out.write(json.dumps(line, ensure_ascii=False) + "\n")
-                out.flush()
-                os.fsync(out.fileno())
-            os.replace(partial, target)
-        except OSError as error:
-            partial.unlink(missing_ok=True)
-            raise HistoryError(
-                f"the history cannot be exported to {target}: {error.strerror}.",
-                code="export-failed",
-                remedy="Choose a file in a writable directory.",
-            ) from None
-        return len(events)
+        return self._file.erasure_pending
+
+    def erase(self) -> None:
+        """Do an erasure that is pending now.
+
+        Raises:
+            HistoryError: `history-busy`, a reader of another process still sees what was deleted;
+            `history-full`.
+        """
+        self._file.erase()
+
+    def export(self, path: str | Path) -> int:
+        """Write the history as JSON lines (`history_lines`), oldest first; returns how many.
+
+        An existing file is replaced only when all is written. The file is not encrypted.
+        """
+        return write_lines(path, self.events())
+
+    def import_lines(self, path: str | Path) -> int:
+        """Append what `export` wrote, all or nothing; returns how many events were stored.
+
+        Raises:
+            HistoryError: `import-failed`, with the line that is wrong.
+        """
+        return self.record_many(read_lines(path))
 
     def close(self) -> None:
-        """Close the file; anything but `close` is an error afterwards."""
-        with self._lock:
-            if not self._closed:
-                self._closed = True
-                self._db.close()
+        """Close the file, after calls under way; anything but `close` is an error afterwards."""
+        self._file.close()
 
     def __enter__(self) -> History:
         return self
@@ -170,120 +187,43 @@ class History:
         self.close()
 
     def _delete(self, statement: str, values: Sequence[str]) -> int:
-        with self._transaction() as db:
-            count = db.execute(statement, values).rowcount
-        self._empty_log()
-        return int(count)
+        with self._file.writing() as db:
+            count = int(db.execute(statement, values).rowcount)
+            if count:
+                self._file.deleted(db)
+        if count:
+            self._file.try_to_erase()
+        return count
 
-    def _retain(self, db: sqlite3.Connection) -> int:
-        """Apply retention; returns how many events went. Costs two index look-ups when there is nothing to
-        do."""
-        deleted = 0
+    def _trim(self, db: Any) -> int:
+        """Apply retention; returns how many events went. Costs two look-ups when there is nothing to do."""
+        trimmed = self._too_old(db)
         first, last = db.execute("SELECT min(seq), max(seq) FROM events").fetchone()
         if first is not None and last - first >= self.max_events:
-            border = "SELECT seq FROM events ORDER BY seq DESC LIMIT 1 OFFSET ?"
-            deleted += db.execute(f"DELETE FROM events WHERE seq <= ({border})", (self.max_events,)).rowcount
-        if self.max_age_seconds is not None:
-            oldest = int(time.time()) - self.max_age_seconds
-            deleted += db.execute("DELETE FROM events WHERE timestamp < ?", (oldest,)).rowcount
-        return deleted
+            count = int(db.execute("SELECT count(*) FROM events").fetchone()[0])
+            if count > self.max_events:
+                keep = self.max_events - self.max_events // _SLACK
+                border = "SELECT seq FROM events ORDER BY seq DESC LIMIT 1 OFFSET ?"
+                trimmed += db.execute(f"DELETE FROM events WHERE seq <= ({border})", (keep,)).rowcount
+        if trimmed:
+            self._file.deleted(db)
+        return trimmed
 
-    def _empty_log(self) -> None:
-        """Move the log into the file and truncate it: it still holds the pages as they were before the
-        deletion.
+    def _too_old(self, db: Any) -> int:
+        if self.max_age_seconds is None:
+            return 0
+        now = int(time.time())
+        oldest = db.execute("SELECT min(timestamp) FROM events").fetchone()[0]
+        if oldest is None or oldest >= now - self.max_age_seconds:
+            return 0
+        limit = now - self.max_age_seconds + self.max_age_seconds // _SLACK
+        return int(db.execute("DELETE FROM events WHERE timestamp < ?", (limit,)).rowcount)
 
-        A reader in another process may hold it open; then the next deletion, or the last close, empties it.
-        """
-        with self._lock, suppress(sqlite3.OperationalError):
-            self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
-
-    def _check_owner(self) -> None:
-        application = self._pragma("application_id")
-        version = self._pragma("user_version")
-        tables = self._db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
-        if application != APPLICATION_ID and (application or version or tables):
-            raise HistoryError(
-                f"{self.path} is a database of another program.",
-                code="history-foreign",
-                remedy="Choose another file for the history.",
-            )
-        if version > len(_MIGRATIONS):
-            raise HistoryError(
-                f"{self.path} has version {version}; this release knows {len(_MIGRATIONS)}.",
-                code="history-newer",
-                remedy="Update pocketrec.",
-            )
-
-    def _migrate(self) -> None:
-        if self._pragma("user_version") == len(_MIGRATIONS):
-            return
-        with self._transaction() as db:
-            # Read again inside the transaction: another process may have migrated meanwhile.
-            for version in range(self._pragma("user_version"), len(_MIGRATIONS)):
-                for statement in _MIGRATIONS[version]:
-                    db.execute(statement)
-                db.execute(f"PRAGMA user_version = {version + 1}")
-            db.execute(f"PRAGMA application_id = {APPLICATION_ID}")
-
-    def _pragma(self, name: str) -> int:
-        return int(self._db.execute(f"PRAGMA {name}").fetchone()[0])
-
-    @contextmanager
-    def _transaction(self) -> Iterator[sqlite3.Connection]:
-        with self._typed():
-            self._db.execute("BEGIN IMMEDIATE")
-            try:
-                yield self._db
-                self._db.execute("COMMIT")
-            except BaseException:
-                with suppress(sqlite3.Error):
-                    self._db.execute("ROLLBACK")
-                raise
-
-    @contextmanager
-    def _typed(self) -> Iterator[None]:
-        """Hold the lock and turn SQLite's errors into ours."""
-        with self._lock:
-            if self._closed:
-                raise HistoryError("the history is closed.", code="closed", remedy="Open it again.")
-            try:
-                yield
-            except sqlite3.Error as error:
-                raise _translate(error, self.path) from error
-
-
-def _prepare_file(path: Path, create: bool) -> None:
-    """Make an absent file readable by its owner only, before SQLite would make it with the usual rights."""
-    if path.exists():
-        if path.is_dir():
-            raise HistoryError(f"{path} is a directory.", code="history-unwritable", remedy="Name a file.")
-        return
-    if not create:
-        raise HistoryError(
-            f"there is no history at {path}.", code="history-missing", remedy="Check the path."
-        )
-    try:
-        os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
-    except OSError as error:
-        raise HistoryError(
-            f"the history {path} cannot be made: {error.strerror}.",
-            code="history-unwritable",
-            remedy="Choose a file in a writable directory.",
-        ) from None
-
-
-def _translate(error: sqlite3.Error, path: str) -> HistoryError:
-    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
-    reasons: dict[int, tuple[str, str]] = {
-        sqlite3.SQLITE_NOTADB: ("history-corrupt", "It is no database; choose another file."),
-        sqlite3.SQLITE_CORRUPT: ("history-corrupt", "Restore it from a backup, or start a new file."),
-        sqlite3.SQLITE_CANTOPEN: ("history-unwritable", "Choose a file in a writable directory."),
-        sqlite3.SQLITE_READONLY: ("history-unwritable", "Choose a file in a writable directory."),
-        sqlite3.SQLITE_PERM: ("history-unwritable", "Choose a file in a writable directory."),
-        sqlite3.SQLITE_FULL: ("history-full", "Free some space; nothing that was recorded before is lost."),
-        sqlite3.SQLITE_IOERR: ("history-io", "Check the disk; nothing that was recorded before is lost."),
-        sqlite3.SQLITE_BUSY: ("history-busy", "Another process holds it; try again."),
-        sqlite3.SQLITE_LOCKED: ("history-busy", "Another process holds it; try again."),
-    }
-    kind, remedy = reasons.get(code, ("history-invalid", "Choose another file for the history."))
-    return HistoryError(f"the history {path} cannot be used: {error}.", code=kind, remedy=remedy)
+    def _age(self) -> None:
+        """Retention by age at an opening: time passes while an app is not used."""
+        with self._file.writing() as db:
+            trimmed = self._too_old(db)
+            if trimmed:
+                self._file.deleted(db)
+        if trimmed:
+            self._file.try_to_erase()

@@ -2,17 +2,19 @@
 
     unloaded ──▶ loading ──▶ ready ──▶ closed
 
-`Recommender.open` returns in `ready`, or raises. Everything may be called from many threads; `close` waits
-for calls that are under way, and any call after it raises `PocketrecError` with the code `closed`.
+`Recommender.open` returns in `ready`, or raises. Everything may be called from many threads: lists are made
+side by side, records one after the other. `close` waits for calls that are under way, and any call after it
+raises `PocketrecError` with the code `closed`. A call with a `deadline` or a `cancel` ends early when it has
+to, with `StoppedError`; it changes nothing then.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Collection, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,11 +23,11 @@ from pocketrec.bundle import Bundle
 from pocketrec.engines import Engine, available_engines, load_engine
 from pocketrec.errors import DataError, PocketrecError
 from pocketrec.events import Event, HistoryItem, as_events, check_text, check_time
+from pocketrec.gate import Calls, Gate, State, Stop
 from pocketrec.history import History
 from pocketrec.inputs import Known
 from pocketrec.ranking import Ranking, Recommendation, ScoreVector, best_allowed, distinct, member
 
-State = Literal["unloaded", "loading", "ready", "closed"]
 FloatArray = NDArray[np.float32]
 
 
@@ -37,10 +39,8 @@ class Recommender:
         engine: name of the engine that runs the graph.
     """
 
-    def __init__(self) -> None:
-        self._state: State = "unloaded"
-        self._gate = threading.Condition()
-        self._active = 0
+    def __init__(self, on_state: Callable[[State], None] | None = None) -> None:
+        self._gate = Gate(on_state)
 
     @classmethod
     def open(
@@ -51,36 +51,45 @@ class Recommender:
         *,
         public_keys: Sequence[bytes] = (),
         threads: int = 1,
+        on_state: Callable[[State], None] | None = None,
     ) -> Recommender:
         """Verify and map the bundle, open the history, load the engine and run it once.
 
         Args:
             bundle: directory or stored ZIP.
             history: file of this person's history, made when absent; ":memory:" keeps it in memory; or a
-                `History` that the caller made (it is closed with the recommender).
+                `History` that the caller made, with a key or retention of its own (it is closed with the
+                recommender; when opening fails, it stays open).
             engine: `onnxruntime`, `executorch` or `numpy`; None takes the first of these that is usable here.
             public_keys: one of them (PEM or 32 raw bytes) must have signed the bundle; none: the signature is
                 not checked.
             threads: threads that the engine may use for one list.
+            on_state: called with `loading`, `ready` and `closed` when they are reached; must not close.
 
         Raises:
             BundleError: the bundle is missing, damaged, hostile, too new or not signed by one of the keys.
             HistoryError: the history cannot be used.
             PocketrecError: `engine-unavailable`, or `engine-failed` when the first run fails.
         """
-        made = cls()
+        made = cls(on_state)
         made._load(bundle, history, engine, public_keys, threads)
         return made
 
     @property
     def state(self) -> State:
         """Where in its life the recommender is."""
-        return self._state
+        return self._gate.state
 
-    def record(self, item_id: str, event: str = "", timestamp: int | None = None) -> Event:
+    @property
+    def calls(self) -> Calls:
+        """How many calls are under way, came back, failed or were stopped."""
+        return self._gate.calls
+
+    def record(self, item_id: str, event: str = "", timestamp: int | None = None) -> Event | None:
         """Append an event to the history; durable when it returns. No timestamp means now.
 
-        An item that the catalogue lacks is recorded too: the next catalogue may have it.
+        An item that the catalogue lacks is recorded too: the next catalogue may have it. None comes back, and
+        nothing is stored, when this person opted out (`History.set_recording`).
         """
         with self._ready():
             return self.history.record(item_id, event, timestamp)
@@ -98,11 +107,15 @@ class Recommender:
         exclude: Iterable[str] = (),
         filter_seen: bool = True,
         at: int | None = None,
+        deadline: float | None = None,
+        cancel: threading.Event | None = None,
     ) -> Ranking:
         """`rank` over the stored history."""
-        return self.rank(
-            self.events(), k, candidates=candidates, exclude=exclude, filter_seen=filter_seen, at=at
-        )
+        stop = Stop(deadline, cancel)
+        request = _Request.of(k, candidates, exclude, filter_seen, at)
+        with self._ready():
+            stop.check()
+            return self._rank(self.history.events(), request, stop)
 
     def rank(
         self,
@@ -113,6 +126,8 @@ class Recommender:
         exclude: Iterable[str] = (),
         filter_seen: bool = True,
         at: int | None = None,
+        deadline: float | None = None,
+        cancel: threading.Event | None = None,
     ) -> Ranking:
         """The k best items for a history; changes nothing and reads no stored history.
 
@@ -124,6 +139,9 @@ class Recommender:
             exclude: never these; ids that the catalogue lacks do no harm.
             filter_seen: leave out every item of the history.
             at: Unix seconds; later events are ignored, as if the list were asked for at that time.
+            deadline: seconds that the call may take; looked at between its stages (history, graph, scan,
+                top-k), so that it may end late by the longest of them.
+            cancel: ends the call, from any thread, when it is set; looked at as often.
 
         Returns:
             Best first, equal scores in catalogue order. With no known item in the history: by the popularity
@@ -131,29 +149,14 @@ class Recommender:
 
         Raises:
             DataError: `k-invalid`, `candidate-unknown`, or a history that holds something else than events.
+            StoppedError: `deadline-exceeded`, `cancelled`.
         """
-        k = _check_k(k)
+        stop = Stop(deadline, cancel)
+        # Before the gate: the caller's iterables run the caller's code, which may call us, or close.
+        request = _Request.of(k, candidates, exclude, filter_seen, at)
+        events = as_events(history)
         with self._ready():
-            known = self._known(history, at)
-            among = None if candidates is None else self._candidates(candidates)
-            banned = self._positions(_ids(exclude, "exclude"))
-            if filter_seen:
-                banned = distinct(np.concatenate([banned, known.positions]))
-            fallback = not len(known)
-            if among is not None and not len(among):
-                return Ranking([], fallback=fallback, skipped=known.skipped, engine="")
-            scores = self._score(known, among)
-            if among is not None:
-                banned = np.flatnonzero(member(among, banned))
-            best = best_allowed(scores, k, banned)
-            chosen = best if among is None else among[best]
-            items = [
-                self._recommendation(p, s)
-                for p, s in zip(chosen.tolist(), scores[best].tolist(), strict=True)
-            ]
-            return Ranking(
-                items, fallback=fallback, skipped=known.skipped, engine="" if fallback else self.engine
-            )
+            return self._rank(events, request, stop)
 
     def similar_items(self, item_id: str, k: int = 10) -> Ranking:
         """The k items whose rows point most nearly in the direction of this item's (cosine), itself left out.
@@ -186,8 +189,9 @@ class Recommender:
 
         It is an array with two notes: `fallback` (these are the popularity prior) and `skipped`.
         """
+        events = as_events(history)
         with self._ready():
-            known = self._known(history, at)
+            known = self._known(events, at)
             return ScoreVector.of(self._score(known, None), fallback=not len(known), skipped=known.skipped)
 
     def forget(self, item_id: str) -> int:
@@ -206,17 +210,11 @@ class Recommender:
             return self.history.export(path)
 
     def close(self) -> None:
-        """Wait for calls under way, then let go of engine, history and bundle. Further calls do nothing."""
-        with self._gate:
-            if self._state == "closed":
-                return
-            was_ready = self._state == "ready"
-            self._state = "closed"
-            self._gate.wait_for(lambda: self._active == 0)
-        if was_ready:
-            self._engine.close()
-            self.history.close()
-            self.bundle.close()
+        """Refuse further calls, wait for those under way, then let go of engine, history and bundle.
+
+        May be called many times and from many threads; each call returns when everything is let go of.
+        """
+        self._gate.close(self._release)
 
     def __enter__(self) -> Recommender:
         return self
@@ -232,7 +230,7 @@ class Recommender:
         public_keys: Sequence[bytes],
         threads: int,
     ) -> None:
-        self._state = "loading"
+        self._gate.move("loading")
         opened: list[Bundle | History | Engine] = []
         try:
             self.bundle = Bundle.open(bundle, public_keys)
@@ -245,48 +243,68 @@ class Recommender:
             self._engine.run(
                 np.zeros((1, graph.length, graph.dim), np.float32), np.zeros((1, graph.length), np.float32)
             )
-            self.history = history if isinstance(history, History) else History(history)
+            if isinstance(history, History):
+                self.history = history
+            else:
+                self.history = History(history)
+                opened.append(self.history)
+            self._gate.move("ready")
         except BaseException:
-            self._state = "closed"
+            self._gate.close(lambda: None)
             for part in reversed(opened):
                 part.close()
             raise
-        self._state = "ready"
 
-    @contextmanager
-    def _ready(self) -> Iterator[None]:
-        """Count a call in and out, so that `close` can wait for it."""
-        with self._gate:
-            if self._state != "ready":
-                raise PocketrecError(
-                    f"the recommender is {self._state}.", code="closed", remedy="Open the bundle again."
-                )
-            self._active += 1
-        try:
-            yield
-        finally:
-            with self._gate:
-                self._active -= 1
-                self._gate.notify_all()
+    def _release(self) -> None:
+        self._engine.close()
+        self.history.close()
+        self.bundle.close()
 
-    def _known(self, history: Iterable[HistoryItem], at: int | None) -> Known:
-        events = as_events(history)
+    def _ready(self) -> AbstractContextManager[None]:
+        return self._gate.call()
+
+    def _rank(self, events: list[Event], request: _Request, stop: Stop) -> Ranking:
+        known = self._known(events, request.at)
+        among = None if request.candidates is None else self._candidates(request.candidates)
+        banned = self._positions(request.exclude)
+        if request.filter_seen:
+            banned = distinct(np.concatenate([banned, known.positions]))
+        fallback = not len(known)
+        if among is not None and not len(among):
+            return Ranking([], fallback=fallback, skipped=known.skipped, engine="")
+        scores = self._score(known, among, stop)
+        stop.check()
+        if among is not None:
+            banned = np.flatnonzero(member(among, banned))
+        best = best_allowed(scores, request.k, banned)
+        stop.check()
+        chosen = best if among is None else among[best]
+        items = [
+            self._recommendation(p, s) for p, s in zip(chosen.tolist(), scores[best].tolist(), strict=True)
+        ]
+        return Ranking(
+            items, fallback=fallback, skipped=known.skipped, engine="" if fallback else self.engine
+        )
+
+    def _known(self, events: list[Event], at: int | None) -> Known:
         if at is not None:
             limit = check_time(at)
             events = [event for event in events if event.timestamp is None or event.timestamp <= limit]
         return self.bundle.inputs.known(events, self.bundle.catalogue)
 
-    def _score(self, known: Known, among: NDArray[np.intp] | None) -> FloatArray:
+    def _score(self, known: Known, among: NDArray[np.intp] | None, stop: Stop | None = None) -> FloatArray:
         """Scores of the catalogue, or of the positions `among`; a fresh array."""
         if not len(known):
             prior = self.bundle.catalogue.prior
             return np.array(prior if among is None else prior[among])
+        stop = stop or Stop()
+        stop.check()
         query = self._engine.run(*self.bundle.inputs.fuse(known))
+        stop.check()
         return self.bundle.tables["items"].scores(query, among)
 
-    def _candidates(self, candidates: Iterable[str]) -> NDArray[np.intp]:
+    def _candidates(self, ids: list[str]) -> NDArray[np.intp]:
         """Positions of the candidates, ascending, each once."""
-        ids = _ids(candidates, "candidates")
         positions = self.bundle.catalogue.positions(ids)
         if (positions < 0).any():
             unknown = [item for item, position in zip(ids, positions.tolist(), strict=True) if position < 0]
@@ -306,6 +324,29 @@ class Recommender:
         catalogue = self.bundle.catalogue
         display = {column: catalogue.text(column, position) for column in catalogue.columns}
         return Recommendation(catalogue.item_id(position), score, display.get("title", ""), position, display)
+
+
+@dataclass(frozen=True, slots=True)
+class _Request:
+    """What a list is asked for with, checked as far as it can be without the catalogue."""
+
+    k: int
+    candidates: list[str] | None
+    exclude: list[str]
+    filter_seen: bool
+    at: int | None
+
+    @classmethod
+    def of(
+        cls,
+        k: int,
+        candidates: Iterable[str] | None,
+        exclude: Iterable[str],
+        filter_seen: bool,
+        at: int | None,
+    ) -> _Request:
+        among = None if candidates is None else _ids(candidates, "candidates")
+        return cls(_check_k(k), among, _ids(exclude, "exclude"), filter_seen, at)
 
 
 def _load_engine(name: str | None, bundle: Bundle, threads: int) -> Engine:

@@ -179,7 +179,7 @@ def test_a_directory_one_may_not_write(tmp_path: Path) -> None:
 def test_a_locked_file_is_an_error_and_then_works_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pocketrec.history.BUSY_SECONDS", 0.05)
+    monkeypatch.setattr("pocketrec.history_file.BUSY_SECONDS", 0.05)
     file = tmp_path / "me.db"
     with History(file) as history:
         history.record("a")
