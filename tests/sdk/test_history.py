@@ -18,15 +18,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from history_files import bytes_on_disk
 from pocketrec.errors import DataError
 from pocketrec.events import Event
 from pocketrec.history import History, HistoryError
 from support import not_applicable
-
-
-def bytes_on_disk(file: Path) -> bytes:
-    """Everything that SQLite keeps of a history."""
-    return b"".join(path.read_bytes() for path in sorted(file.parent.glob(file.name + "*")))
 
 
 def test_events_come_back_in_the_order_they_were_recorded(tmp_path: Path) -> None:
@@ -164,16 +160,6 @@ def test_places_where_no_history_can_be(tmp_path: Path) -> None:
     assert refusal(tmp_path / "absent" / "me.db") == "history-unwritable"
     assert refusal(tmp_path / "me.db", create=False) == "history-missing"
     assert not (tmp_path / "me.db").exists()
-
-
-def test_a_directory_one_may_not_write(tmp_path: Path) -> None:
-    if os.name == "nt" or os.geteuid() == 0:
-        not_applicable("this user may write everywhere")
-    tmp_path.chmod(0o500)
-    try:
-        assert refusal(tmp_path / "me.db") == "history-unwritable"
-    finally:
-        tmp_path.chmod(0o700)
 
 
 def test_a_locked_file_is_an_error_and_then_works_again(
