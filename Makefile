@@ -12,7 +12,7 @@ export OMP_WAIT_POLICY ?= PASSIVE
 export TOKENIZERS_PARALLELISM ?= false
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint format pytest bench bench-quality docs lock clean distclean
+.PHONY: help setup demo test lint format pytest bench bench-quality soak load docs lock clean distclean
 
 help:  ## say what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -52,6 +52,13 @@ bench: setup  ## latency, memory and size of a bundle; the demo's, or BUNDLE=pat
 
 bench-quality: setup  ## ours and peers on real data, into docs/benchmarks/quality.md; DATA="dir name", QUALITY="--seeds 0"
 	$(BIN)/python -m pocketrec_tools.quality $(DATA) $(QUALITY)
+
+soak: setup  ## kill -9 at 1,000 random moments, into docs/benchmarks/soak.md; SOAK="--kills 10000 --seed 1"
+	$(BIN)/python -m pocketrec_tools.soak --out docs/benchmarks/soak.md $(SOAK)
+
+load: setup  ## 16 threads rank and record for ten minutes, into docs/benchmarks/load.md; LOAD="--seconds 120"
+	@test -e $(BUNDLE) || { echo "There is no bundle at $(BUNDLE): run make demo first, or make load BUNDLE=..." >&2; exit 2; }
+	$(BIN)/python -m pocketrec_tools.load $(BUNDLE) --out docs/benchmarks/load.md $(LOAD)
 
 lock: setup  ## pin the newest versions that fit pyproject.toml into constraints.txt
 	$(BIN)/uv pip compile pyproject.toml --all-extras --universal --python-version 3.11 --upgrade --quiet \

@@ -133,17 +133,23 @@ def _rewrite(driver: Any, path: str, key: bytes | None, partial: str, new_key: b
 def _take_alone(db: Any, path: str) -> None:
     """Leave WAL, which succeeds only when no other process has the file open, and keep everybody out."""
     try:
-        db.execute("PRAGMA locking_mode = EXCLUSIVE")
         db.execute("PRAGMA journal_mode = DELETE").fetchall()
         db.execute("BEGIN EXCLUSIVE")
+        alone = db.execute("PRAGMA journal_mode").fetchone()[0] == "delete"  # nobody came in between
     except Exception as error:
         if sqlite_code(error) in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
-            raise HistoryError(
-                f"the history {path} is in use by another process.",
-                code="history-busy",
-                remedy="Close it there; a change of key needs the file for itself.",
-            ) from error
+            raise _in_use(path) from error
         raise
+    if not alone:
+        raise _in_use(path)
+
+
+def _in_use(path: str) -> HistoryError:
+    return HistoryError(
+        f"the history {path} is in use by another process.",
+        code="history-busy",
+        remedy="Close it there; a change of key needs the file for itself.",
+    )
 
 
 def _copy(driver: Any, db: Any, partial: str, new_key: bytes | None) -> None:
