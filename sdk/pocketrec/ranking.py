@@ -102,6 +102,61 @@ def top_k(scores: FloatArray, k: int) -> NDArray[np.intp]:
     return chosen[np.argsort(-scores[chosen], kind="stable")]
 
 
+class Best:
+    """The k best of scores that come part by part, in rising order of position: what `top_k` finds in all of
+    them, without sorting, or even keeping, them all.
+
+    A score can only be among the best when it is not below a floor: the k-th best so far or, within a part,
+    the k-th largest of the maxima of its blocks, as each of those k blocks holds one that reaches it. So a
+    part is read once for its maxima, and again only where a block reaches the floor.
+    """
+
+    _BLOCK = 256
+
+    def __init__(self, k: int) -> None:
+        self._k = k
+        self._positions = np.empty(0, dtype=np.intp)
+        self._scores = np.empty(0, dtype=np.float32)
+        self._floor = -np.inf
+
+    def promising(self, part: FloatArray, slack: float) -> NDArray[np.intp]:
+        """Indices, rising, of all in a part that may be among the k best; −inf never is.
+
+        Args:
+            part: float32 [m], each at most `slack` off the true score. Never NaN.
+        """
+        whole = len(part) // self._BLOCK * self._BLOCK
+        maxima = part[:whole].reshape(-1, self._BLOCK).max(axis=1)
+        if whole < len(part):
+            maxima = np.append(maxima, part[whole:].max())
+        floor = self._floor
+        if len(maxima) > self._k:
+            floor = max(floor, float(np.partition(maxima, -self._k)[-self._k]) - slack)
+        floor -= slack
+        # Compared in float64: rounding the floor to float32 could raise it.
+        hot = np.flatnonzero(maxima.astype(np.float64) >= floor)
+        if len(hot) * 2 > len(maxima):
+            return np.flatnonzero((part.astype(np.float64) >= floor) & (part > -np.inf))
+        inside = (hot[:, None] * self._BLOCK + np.arange(self._BLOCK)).reshape(-1)
+        inside = inside[inside < len(part)]
+        values = part[inside].astype(np.float64)
+        return inside[(values >= floor) & (values > -np.inf)]
+
+    def add(self, positions: NDArray[np.intp], scores: FloatArray) -> None:
+        """Take in exact scores; positions rise, also from call to call."""
+        positions = np.concatenate([self._positions, positions])
+        scores = np.concatenate([self._scores, scores])
+        kept = np.sort(top_k(scores, self._k))
+        self._positions, self._scores = positions[kept], scores[kept]
+        if len(kept) == self._k:
+            self._floor = float(self._scores.min())
+
+    def result(self) -> tuple[NDArray[np.intp], FloatArray]:
+        """Positions and scores, best first, equal scores by position."""
+        order = np.argsort(-self._scores, kind="stable")
+        return self._positions[order], self._scores[order]
+
+
 def best_allowed(scores: FloatArray, k: int, banned: NDArray[np.intp]) -> NDArray[np.intp]:
     """`top_k` without the indices `banned` (rising): as many more are taken first as are then thrown out."""
     best = top_k(scores, k + len(banned))

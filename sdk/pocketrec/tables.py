@@ -1,16 +1,17 @@
 """The table: quantised rows on the device, looked up and scanned (docs/bundle.md, sections 3 and 6).
 
-The scan never holds a float copy of the table. It takes a block of rows, converts its integers into a float32
-scratch that stays in the cache, and multiplies there: the sums are of integers below 2^24, which float32
-holds exactly, so the score is the exact integer of section 6 in whatever order the terms are added. Above
-that bound the scratch is float64. The products are chosen such that no BLAS starts threads for them, which
-on a busy machine cost more than the whole scan.
+Two scans give the same lists. The mapped one reads the rows as they lie in the file and needs no memory of
+its own; the packed one needs a copy of the table and is several times as fast. A table starts with the first
+and packs one segment at every scan after the first, so that neither a program that ranks once nor any single
+list pays for it all. docs/benchmarks/scan.md has what each costs.
 """
 
 from __future__ import annotations
 
+import os
 import threading
-from typing import Any
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,19 +19,27 @@ from numpy.typing import NDArray
 from pocketrec.errors import BundleError, PocketrecError
 from pocketrec.manifest import TableSpec
 from pocketrec.quantise import GROUP, dequantise_rows_int4, dequantise_rows_int8
+from pocketrec.ranking import Best, member
 from pocketrec.safetensors_map import Tensors, only, take
+from pocketrec.scan import FloatArray, IntArray, MappedScan, Query, quantise_query
 
-FloatArray = NDArray[np.float32]
-IntArray = NDArray[np.integer[Any]]
+if TYPE_CHECKING:
+    from pocketrec.scan_packed import Segment
 
-_SCRATCH_BYTES = 1 << 20  # half of a common second-level cache
-_MAX_QUERY = 127
-_EXACT_FLOAT32 = 1 << 24
-_ONE_THREAD = 1 << 18  # multiplications up to which OpenBLAS computes a matrix product on the calling thread
+__all__ = ["Table", "check_finite", "quantise_query"]
+
+ScanName = Literal["auto", "mapped", "packed"]
+
+SEGMENT_BYTES = 16 << 20
+"""Integers of one packed segment: what one step of packing copies."""
+
+_SCRATCH_BYTES = 1 << 20
+_PACKED_SHARE = 4  # "auto" packs a table that takes at most this part of the machine's memory
+_MANY = 16  # a scan of the whole table beats looking up more than every 16th row of it
 
 
 class Table:
-    """One table of n rows of width d. Thread-safe: each thread has its own scratch.
+    """One table of n rows of width d. Thread-safe.
 
     Attributes:
         n, d: rows and width.
@@ -60,8 +69,16 @@ class Table:
                 self._q = take(tensors, file, "q", "U8", (n, d // 2))
                 self._scale = take(tensors, file, "scale", "F16", (n, d // GROUP))
             check_finite(self._scale, f"scale of {file}", negative=False)
+        # Below this t no score of integers can overflow, so that none has to be looked at.
+        largest = np.inf if self._scale is None else float(self._scale.max(initial=0))
+        self._safe_t = float(np.finfo(np.float32).max) / (2 * max(largest, 1e-30) * 128**2 * d)
+        self._mapped = MappedScan(spec.scheme, self._q, self._scale, n, d)
+        self._segments: list[Segment] = []
+        self._packing = threading.Lock()
+        self._scans = 0
         self._local = threading.local()
         self._norms: FloatArray | None = None
+        self.use("auto")
 
     def rows(self, indices: IntArray) -> FloatArray:
         """The rows at `indices` [m] as float32 [m, d]."""
@@ -72,6 +89,30 @@ class Table:
             return dequantise_rows_int8(q, self._scale[indices])
         return dequantise_rows_int4(q, self._scale[indices])
 
+    def use(self, scan: ScanName) -> None:
+        """Choose the scan.
+
+        Args:
+            scan: "mapped": never a copy of the table; "packed": pack what can be packed now; "auto": pack bit
+                by bit from the second scan on, when the copy takes no more than a quarter of the machine's
+                memory.
+        """
+        if scan not in ("auto", "mapped", "packed"):
+            raise PocketrecError(
+                f"there is no scan {scan!r}.", code="scan-invalid", remedy="Choose auto, mapped or packed."
+            )
+        with self._packing:
+            self._scan, self._scans = scan, 0
+            if scan == "mapped":
+                self._segments = []
+        while scan == "packed" and self._pack():
+            pass
+
+    @property
+    def packed_rows(self) -> int:
+        """How many rows, from the first on, are packed."""
+        return sum(segment.rows for segment in self._segments)
+
     def scores(self, query: FloatArray, subset: IntArray | None = None) -> FloatArray:
         """The score of every row against `query` float32 [d], or of the rows `subset` [m] only: float32 [n]
         or [m].
@@ -80,6 +121,50 @@ class Table:
             PocketrecError: `query-invalid` when the query is not finite; `scores-invalid` when a score is
                 not.
         """
+        return self._scores(self._query(query), subset)
+
+    def best(
+        self,
+        query: FloatArray,
+        k: int,
+        *,
+        banned: NDArray[np.intp] | None = None,
+        among: NDArray[np.intp] | None = None,
+    ) -> tuple[NDArray[np.intp], FloatArray]:
+        """Positions and scores of the k rows that score best: what sorting all of `scores` would give.
+
+        Args:
+            k: at least 1; fewer come back when fewer are left.
+            banned: positions to leave out, rising.
+            among: rank only these positions, rising; None ranks all.
+
+        Returns:
+            Positions int64 and scores float32, best first, equal scores by position.
+
+        Raises:
+            PocketrecError: as `scores`.
+        """
+        asked = self._query(query)
+        best = Best(k)
+        if among is not None:
+            kept = among if banned is None else among[~member(among, banned)]
+            if len(kept) <= self.n // _MANY:
+                best.add(kept, self._scores(asked, kept))
+            else:
+                best.add(kept, self._scores(asked, None)[kept])
+            return best.result()
+        banned = np.empty(0, dtype=np.intp) if banned is None else banned
+        for start, part, slack in self._parts(asked):
+            first, last = np.searchsorted(banned, (start, start + len(part)))
+            part[banned[first:last] - start] = -np.inf
+            found = best.promising(part, slack)
+            if slack:
+                best.add(found + start, self._scores(asked, found + start))
+            else:
+                best.add(found + start, part[found])
+        return best.result()
+
+    def _query(self, query: FloatArray) -> Query:
         query = np.ascontiguousarray(query, dtype=np.float32)
         if query.shape != (self.d,) or not np.isfinite(query).all():
             raise PocketrecError(
@@ -87,18 +172,87 @@ class Table:
                 code="query-invalid",
                 remedy="Run `pocketrec verify` on the bundle.",
             )
-        count = self.n if subset is None else len(subset)
-        out = np.empty(count, dtype=np.float32)
-        scan = {"fp32": self._scan_fp32, "int8": self._scan_int8, "int4": self._scan_int4}[self.scheme]
+        return Query.of(query)
+
+    def _scores(self, query: Query, subset: IntArray | None) -> FloatArray:
+        """Exact scores, checked."""
+        out = np.empty(self.n if subset is None else len(subset), dtype=np.float32)
         with np.errstate(over="ignore", invalid="ignore"):
-            scan(query, subset, out)
-        if not np.isfinite(out).all():
-            raise PocketrecError(
-                "a score is not finite: the scales of the table are out of all proportion.",
-                code="scores-invalid",
-                remedy="Build the bundle again.",
-            )
+            if subset is not None:
+                self._mapped.scores(query, subset, out)
+            else:
+                done = 0
+                for segment in self._grown():
+                    if not segment.exact:
+                        break
+                    segment.scores(query, self._scratch(segment.rows))
+                    out[done : done + segment.rows] = self._scratch(segment.rows)
+                    done += segment.rows
+                self._mapped.scores(query, slice(done, self.n), out[done:])
+        _check_scores(out)
         return out
+
+    def _parts(self, query: Query) -> Iterator[tuple[int, FloatArray, float]]:
+        """Scores of all rows, part by part: the first row, scores float32 (a scratch, to be used before the
+        next part), and by how much they may be off."""
+        start = 0
+        safe = float(query.t) < self._safe_t
+        for segment in self._grown() if safe else ():
+            out = self._scratch(segment.rows)
+            yield start, out, segment.scores(query, out)
+            start += segment.rows
+        while start < self.n:
+            stop = min(self.n, start + self._segment_rows)
+            out = self._scratch(stop - start)
+            with np.errstate(over="ignore", invalid="ignore"):
+                self._mapped.scores(query, slice(start, stop), out)
+            if not safe:
+                _check_scores(out)
+            yield start, out, 0.0
+            start = stop
+
+    def _scratch(self, rows: int) -> FloatArray:
+        """The first `rows` places of this thread's scratch."""
+        if not hasattr(self._local, "scratch"):
+            self._local.scratch = np.empty(min(self.n, self._segment_rows), dtype=np.float32)
+        scratch: FloatArray = self._local.scratch[:rows]
+        return scratch
+
+    @property
+    def _segment_rows(self) -> int:
+        return max(1, SEGMENT_BYTES // self.d)
+
+    def _grown(self) -> list[Segment]:
+        """The packed segments, after one more was packed when it is time for that."""
+        self._scans += 1  # not exact when threads meet, and need not be
+        if self._scan == "auto" and self._scans > 1:
+            self._pack()
+        return list(self._segments)
+
+    def _pack(self) -> bool:
+        """Pack the next segment; False when there is none, it must not be, or another thread is at it."""
+        if self.packed_rows >= self.n or not self._packing.acquire(blocking=False):
+            return False
+        try:
+            start = self.packed_rows
+            if start >= self.n or self._scan == "mapped" or not self._packable():
+                return False
+            from pocketrec.scan_packed import Segment
+
+            rows = slice(start, start + self._segment_rows)
+            assert self._scale is not None
+            scheme: Any = self.scheme
+            self._segments = [*self._segments, Segment(scheme, self._q[rows], self._scale[rows])]
+            return True
+        finally:
+            self._packing.release()
+
+    def _packable(self) -> bool:
+        if self.scheme == "fp32" or (self._scan == "auto" and self._q.nbytes > _memory() // _PACKED_SHARE):
+            return False
+        from pocketrec.scan_packed import usable
+
+        return usable(self.scheme, self.d)
 
     def norms(self) -> FloatArray:
         """The Euclidean length of every row, float32 [n]; computed at the first call, then kept (four bytes a
@@ -112,75 +266,22 @@ class Table:
             self._norms = out
         return self._norms
 
-    def _scan_fp32(self, query: FloatArray, subset: IntArray | None, out: FloatArray) -> None:
-        # In float64, rounded once: equal rows get equal scores, and a subset gets the scores of the whole.
-        wide = query.astype(np.float64)
-        for where, block in self._blocks(subset, len(out), np.float64):
-            out[where] = np.vecdot(block, wide)
 
-    def _scan_int8(self, query: FloatArray, subset: IntArray | None, out: FloatArray) -> None:
-        assert self._scale is not None
-        exact = self.d * _MAX_QUERY * 128 < _EXACT_FLOAT32
-        dtype: type[np.floating[Any]] = np.float32 if exact else np.float64
-        t, u = quantise_query(query)
-        u = u.astype(dtype)
-        for where, block in self._blocks(subset, len(out), dtype):
-            out[where] = np.vecdot(block, u)
-        out *= t * (self._scale if subset is None else self._scale[subset])
-
-    def _scan_int4(self, query: FloatArray, subset: IntArray | None, out: FloatArray) -> None:
-        assert self._scale is not None
-        t, u = quantise_query(query)
-        groups = self.d // GROUP
-        assert GROUP * _MAX_QUERY * 15 < _EXACT_FLOAT32
-        # Byte j holds elements 2j (low) and 2j + 1 (high). One column a group, zero outside it: the product
-        # sums by group.
-        byte = np.arange(self.d // 2)
-        low, high = np.zeros((2, self.d // 2, groups), dtype=np.float32)
-        low[byte, byte // (GROUP // 2)] = u[0::2]
-        high[byte, byte // (GROUP // 2)] = u[1::2]
-        offset = 8 * u.reshape(groups, GROUP).sum(axis=1)
-        few = max(1, _ONE_THREAD // low.size)
-        # The sums reach at most 32 · 127 · 8 and scales are multiples of 2^-24: with scales below 128 the
-        # float64 sum over the groups is exact too, in any order.
-        for where, packed in self._raw_blocks(subset, len(out)):
-            sums = np.empty((len(packed), groups), dtype=np.float32)
-            low_nibbles = (packed & np.uint8(15)).astype(np.float32)
-            high_nibbles = (packed >> np.uint8(4)).astype(np.float32)
-            for start in range(0, len(packed), few):
-                part = slice(start, start + few)
-                np.matmul(low_nibbles[part], low, out=sums[part])
-                sums[part] += high_nibbles[part] @ high
-            sums -= offset
-            scale = self._scale[where if subset is None else subset[where]]
-            out[where] = np.einsum("ij,ij->i", sums.astype(np.float64), scale.astype(np.float64))
-        out *= t
-
-    def _raw_blocks(self, subset: IntArray | None, count: int) -> Any:
-        """Slices of the output and the stored rows that belong there, a scratchful at a time."""
-        step = max(1, _SCRATCH_BYTES // (4 * self.d))
-        for start in range(0, count, step):
-            where = slice(start, min(count, start + step))
-            yield where, self._q[where if subset is None else subset[where]]
-
-    def _blocks(self, subset: IntArray | None, count: int, dtype: type[np.floating[Any]]) -> Any:
-        """`_raw_blocks`, converted into this thread's scratch."""
-        scratch = getattr(self._local, "scratch", None)
-        if scratch is None or scratch.dtype != dtype:
-            rows = max(1, _SCRATCH_BYTES // (4 * self.d))
-            scratch = self._local.scratch = np.empty((min(rows, self.n), self.d), dtype=dtype)
-        for where, raw in self._raw_blocks(subset, count):
-            block = scratch[: len(raw)] if len(raw) <= len(scratch) else np.empty(raw.shape, dtype=dtype)
-            np.copyto(block, raw, casting="safe")
-            yield where, block
+def _check_scores(scores: FloatArray) -> None:
+    if not np.isfinite(scores).all():
+        raise PocketrecError(
+            "a score is not finite: the scales of the table are out of all proportion.",
+            code="scores-invalid",
+            remedy="Build the bundle again.",
+        )
 
 
-def quantise_query(query: FloatArray) -> tuple[np.float32, FloatArray]:
-    """Section 6: t float32 and u, integers −127 … 127 in a float32 array [d], with query ≈ t · u."""
-    t = np.float32(np.abs(query).max()) / np.float32(_MAX_QUERY)
-    if t == 0:
-        t = np.float32(1)
-    return t, np.clip(np.rint(query / t), -_MAX_QUERY, _MAX_QUERY).astype(np.float32)
+def _memory() -> int:
+    """Bytes of memory of this machine; 2 GiB where the system does not say."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):
+        return 2 << 30
 
 
 def check_finite(array: NDArray[Any], what: str, *, negative: bool = True) -> None:
