@@ -26,7 +26,7 @@ from pocketrec.events import Event, HistoryItem, as_events, check_text, check_ti
 from pocketrec.gate import Calls, Gate, State, Stop
 from pocketrec.history import History
 from pocketrec.inputs import Known
-from pocketrec.ranking import Ranking, Recommendation, ScoreVector, best_allowed, distinct, member
+from pocketrec.ranking import Ranking, Recommendation, ScoreVector, best_allowed, distinct, member, top_k
 
 FloatArray = NDArray[np.float32]
 
@@ -192,7 +192,7 @@ class Recommender:
         events = as_events(history)
         with self._ready():
             known = self._known(events, at)
-            return ScoreVector.of(self._score(known, None), fallback=not len(known), skipped=known.skipped)
+            return ScoreVector.of(self._scores(known), fallback=not len(known), skipped=known.skipped)
 
     def forget(self, item_id: str) -> int:
         """Delete every stored event of an item, beyond recovery; returns how many there were."""
@@ -272,16 +272,9 @@ class Recommender:
         fallback = not len(known)
         if among is not None and not len(among):
             return Ranking([], fallback=fallback, skipped=known.skipped, engine="")
-        scores = self._score(known, among, stop)
+        best, scores = self._best(known, request.k, banned, among, stop)
         stop.check()
-        if among is not None:
-            banned = np.flatnonzero(member(among, banned))
-        best = best_allowed(scores, request.k, banned)
-        stop.check()
-        chosen = best if among is None else among[best]
-        items = [
-            self._recommendation(p, s) for p, s in zip(chosen.tolist(), scores[best].tolist(), strict=True)
-        ]
+        items = [self._recommendation(p, s) for p, s in zip(best.tolist(), scores.tolist(), strict=True)]
         return Ranking(
             items, fallback=fallback, skipped=known.skipped, engine="" if fallback else self.engine
         )
@@ -292,16 +285,28 @@ class Recommender:
             events = [event for event in events if event.timestamp is None or event.timestamp <= limit]
         return self.bundle.inputs.known(events, self.bundle.catalogue)
 
-    def _score(self, known: Known, among: NDArray[np.intp] | None, stop: Stop | None = None) -> FloatArray:
-        """Scores of the catalogue, or of the positions `among`; a fresh array."""
+    def _best(
+        self, known: Known, k: int, banned: NDArray[np.intp], among: NDArray[np.intp] | None, stop: Stop
+    ) -> tuple[NDArray[np.intp], FloatArray]:
+        """Positions and scores of the k best that are not `banned`, of the catalogue or of `among`."""
+        stop.check()
         if not len(known):
             prior = self.bundle.catalogue.prior
-            return np.array(prior if among is None else prior[among])
-        stop = stop or Stop()
-        stop.check()
+            if among is None:
+                best = best_allowed(prior, k, banned)
+            else:
+                allowed = among[~member(among, banned)]
+                best = allowed[top_k(prior[allowed], k)]
+            return best, prior[best]
         query = self._engine.run(*self.bundle.inputs.fuse(known))
         stop.check()
-        return self.bundle.tables["items"].scores(query, among)
+        return self.bundle.tables["items"].best(query, k, banned=banned, among=among)
+
+    def _scores(self, known: Known) -> FloatArray:
+        """Scores of the catalogue; a fresh array."""
+        if not len(known):
+            return np.array(self.bundle.catalogue.prior)
+        return self.bundle.tables["items"].scores(self._engine.run(*self.bundle.inputs.fuse(known)))
 
     def _candidates(self, ids: list[str]) -> NDArray[np.intp]:
         """Positions of the candidates, ascending, each once."""
