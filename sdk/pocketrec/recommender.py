@@ -13,7 +13,6 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +26,7 @@ from pocketrec.gate import Calls, Gate, State, Stop
 from pocketrec.history import History
 from pocketrec.inputs import Known
 from pocketrec.ranking import Ranking, Recommendation, ScoreVector, best_allowed, distinct, member, top_k
+from pocketrec.request import Request, check_k
 
 FloatArray = NDArray[np.float32]
 
@@ -37,6 +37,8 @@ class Recommender:
     Attributes:
         bundle: the open bundle; its manifest and catalogue may be read, it is closed with the recommender.
         engine: name of the engine that runs the graph.
+        history: the stored history, for what goes beyond the calls here: `set_recording`, `import_lines`,
+            `erase`.
     """
 
     def __init__(self, on_state: Callable[[State], None] | None = None) -> None:
@@ -112,7 +114,7 @@ class Recommender:
     ) -> Ranking:
         """`rank` over the stored history."""
         stop = Stop(deadline, cancel)
-        request = _Request.of(k, candidates, exclude, filter_seen, at)
+        request = Request.of(k, candidates, exclude, filter_seen, at)
         with self._ready():
             stop.check()
             return self._rank(self.history.events(), request, stop)
@@ -153,7 +155,7 @@ class Recommender:
         """
         stop = Stop(deadline, cancel)
         # Before the gate: the caller's iterables run the caller's code, which may call us, or close.
-        request = _Request.of(k, candidates, exclude, filter_seen, at)
+        request = Request.of(k, candidates, exclude, filter_seen, at)
         events = as_events(history)
         with self._ready():
             return self._rank(events, request, stop)
@@ -164,7 +166,7 @@ class Recommender:
         Raises:
             DataError: `item-unknown`, `k-invalid`.
         """
-        k = _check_k(k)
+        k = check_k(k)
         with self._ready():
             position = self.bundle.catalogue.position(check_text(item_id, "item id"))
             if position is None:
@@ -263,7 +265,7 @@ class Recommender:
     def _ready(self) -> AbstractContextManager[None]:
         return self._gate.call()
 
-    def _rank(self, events: list[Event], request: _Request, stop: Stop) -> Ranking:
+    def _rank(self, events: list[Event], request: Request, stop: Stop) -> Ranking:
         known = self._known(events, request.at)
         among = None if request.candidates is None else self._candidates(request.candidates)
         banned = self._positions(request.exclude)
@@ -331,29 +333,6 @@ class Recommender:
         return Recommendation(catalogue.item_id(position), score, display.get("title", ""), position, display)
 
 
-@dataclass(frozen=True, slots=True)
-class _Request:
-    """What a list is asked for with, checked as far as it can be without the catalogue."""
-
-    k: int
-    candidates: list[str] | None
-    exclude: list[str]
-    filter_seen: bool
-    at: int | None
-
-    @classmethod
-    def of(
-        cls,
-        k: int,
-        candidates: Iterable[str] | None,
-        exclude: Iterable[str],
-        filter_seen: bool,
-        at: int | None,
-    ) -> _Request:
-        among = None if candidates is None else _ids(candidates, "candidates")
-        return cls(_check_k(k), among, _ids(exclude, "exclude"), filter_seen, at)
-
-
 def _load_engine(name: str | None, bundle: Bundle, threads: int) -> Engine:
     if name is not None:
         return load_engine(name, bundle, threads)
@@ -365,21 +344,3 @@ def _load_engine(name: str | None, bundle: Bundle, threads: int) -> Engine:
             remedy=f"Install one of {sorted(bundle.manifest.engines)}.",
         )
     return load_engine(usable[0], bundle, threads)
-
-
-def _check_k(k: int) -> int:
-    if isinstance(k, bool) or not hasattr(k, "__index__") or k < 1:
-        raise DataError(
-            f"k is {k!r}.", code="k-invalid", remedy="Ask for a whole number of items, at least 1."
-        )
-    return int(k)
-
-
-def _ids(ids: Iterable[str], what: str) -> list[str]:
-    if isinstance(ids, (str, bytes)):
-        raise DataError(
-            f"{what} is the text {ids!r}, not a list of item ids.",
-            code="ids-invalid",
-            remedy="Wrap a single item id in a list.",
-        )
-    return [check_text(item_id, "item id") for item_id in ids]

@@ -116,9 +116,9 @@ def test_only_the_owner_may_read_the_file(tmp_path: Path) -> None:
     assert modes == {0o600}
 
 
-def refusal(file: Path, **options: bool) -> str:
+def refusal(file: Path, *, create: bool = True) -> str:
     with pytest.raises(HistoryError) as caught:
-        History(file, **options)
+        History(file, create=create)
     assert str(file) in str(caught.value)
     assert caught.value.remedy
     return caught.value.code

@@ -109,7 +109,7 @@ class _Worker(threading.Thread):
             cancelled.set()
             for how in ({"deadline": 0.0}, {"cancel": cancelled}):
                 try:
-                    self.shared.recommend(**how)  # type: ignore[arg-type]
+                    self.shared.recommend(**how)
                 except StoppedError:
                     self.stopped += 1
                 else:
