@@ -1,0 +1,224 @@
+package pocketrec
+
+import java.nio.Buffer
+import kotlin.math.abs
+import kotlin.math.max
+import kotlin.math.min
+import kotlin.math.sqrt
+
+/** Called between blocks of long work; throws when nobody wants the result any more. */
+internal fun interface Checkpoint {
+    fun check()
+}
+
+/**
+ * Rows on the device, looked up and scanned (docs/bundle.md §3 and §6). Integers stay in the memory map; a scan copies one block
+ * of rows at a time into a scratch array that fits the cache. Thread-safe: it holds no state but the lengths of rows.
+ */
+internal class Table(spec: TableSpec, tensors: Tensors) {
+    val n = spec.rows
+    val d = spec.dim
+    val scheme = spec.scheme
+    private val width: Int
+    private val rows: Tensor
+    private val scale: Tensor?
+    private var lengths: FloatArray? = null
+
+    init {
+        val n = n.toLong()
+        when (scheme) {
+            "fp32" -> {
+                tensors.only(setOf("rows"))
+                width = 4 * d
+                rows = tensors.take("rows", "F32", n, d.toLong())
+                scale = null
+                eachBlock(null, {}) { _, count, block ->
+                    for (i in 0 until count * d) {
+                        val value = floatAt(block, 4 * i)
+                        if (value.isNaN() || value.isInfinite()) invalid("rows of ${spec.file}")
+                    }
+                }
+            }
+            else -> {
+                val int8 = scheme == "int8"
+                tensors.only(setOf("q", "scale"))
+                width = if (int8) d else d / 2
+                rows = tensors.take("q", if (int8) "I8" else "U8", n, width.toLong())
+                scale = if (int8) tensors.take("scale", "F32", n) else tensors.take("scale", "F16", n, (d / GROUP).toLong())
+                for (i in 0 until if (int8) this.n else Math.multiplyExact(this.n, d / GROUP)) {
+                    val value = scaleAt(i)
+                    if (value.isNaN() || value.isInfinite() || value < 0f) invalid("scale of ${spec.file}")
+                }
+            }
+        }
+    }
+
+    /** Adds row [position] to [out] from [offset] on: d numbers. */
+    fun addRow(position: Int, out: FloatArray, offset: Int) {
+        val block = ByteArray(width)
+        copy(position, 1, block)
+        dequantise(block, 0, position) { j, value -> out[offset + j] += value }
+    }
+
+    /**
+     * The score of every row against [query], or of the rows [subset] only, in their order.
+     *
+     * Throws `query-invalid` when the query is not finite and `scores-invalid` when a score is not.
+     */
+    fun scores(query: FloatArray, subset: IntArray?, checkpoint: Checkpoint): FloatArray {
+        if (query.size != d || query.any { it.isNaN() || it.isInfinite() }) {
+            throw PocketrecException(
+                "the engine gave a query that is not $d finite numbers.", "query-invalid",
+                "Run `pocketrec verify` on the bundle.",
+            )
+        }
+        val out = FloatArray(subset?.size ?: n)
+        when (scheme) {
+            "fp32" -> scanFp32(query, subset, out, checkpoint)
+            else -> {
+                val t = queryScale(query)
+                val u = IntArray(d) { Math.rint((query[it] / t).toDouble()).coerceIn(-127.0, 127.0).toInt() }
+                if (scheme == "int8") scanInt8(t, u, subset, out, checkpoint) else scanInt4(t, u, subset, out, checkpoint)
+            }
+        }
+        if (out.any { it.isNaN() || it.isInfinite() }) {
+            throw PocketrecException(
+                "a score is not finite: the scales of the table are out of all proportion.", "scores-invalid",
+                "Build the bundle again.",
+            )
+        }
+        return out
+    }
+
+    /** The Euclidean length of every row; computed at the first call, then kept (four bytes a row). */
+    @Synchronized
+    fun norms(checkpoint: Checkpoint): FloatArray = lengths ?: FloatArray(n).also { out ->
+        eachBlock(null, checkpoint) { start, count, block ->
+            for (i in 0 until count) {
+                var sum = 0.0
+                dequantise(block, i * width, start + i) { _, value -> sum += value.toDouble() * value }
+                out[start + i] = sqrt(sum).toFloat()
+            }
+        }
+        lengths = out
+    }
+
+    private fun scanFp32(query: FloatArray, subset: IntArray?, out: FloatArray, checkpoint: Checkpoint) =
+        eachBlock(subset, checkpoint) { start, count, block ->
+            for (i in 0 until count) {
+                var sum = 0.0
+                for (j in 0 until d) sum += query[j].toDouble() * floatAt(block, i * width + 4 * j)
+                out[start + i] = sum.toFloat()
+            }
+        }
+
+    private fun scanInt8(t: Float, u: IntArray, subset: IntArray?, out: FloatArray, checkpoint: Checkpoint) {
+        eachBlock(subset, checkpoint) { start, count, block ->
+            for (i in 0 until count) {
+                val row = if (subset == null) start + i else subset[start + i]
+                out[start + i] = dot(block, i * d, u).toFloat() * (t * scaleAt(row))
+            }
+        }
+    }
+
+    private fun scanInt4(t: Float, u: IntArray, subset: IntArray?, out: FloatArray, checkpoint: Checkpoint) {
+        val groups = d / GROUP
+        eachBlock(subset, checkpoint) { start, count, block ->
+            for (i in 0 until count) {
+                val row = if (subset == null) start + i else subset[start + i]
+                var sum = 0.0
+                for (g in 0 until groups) {
+                    sum += scaleAt(row * groups + g).toDouble() * dotNibbles(block, i * width + g * (GROUP / 2), u, g * GROUP)
+                }
+                out[start + i] = sum.toFloat() * t
+            }
+        }
+    }
+
+    private inline fun dequantise(block: ByteArray, from: Int, row: Int, put: (Int, Float) -> Unit) {
+        when (scheme) {
+            "fp32" -> for (j in 0 until d) put(j, floatAt(block, from + 4 * j))
+            "int8" -> {
+                val s = scaleAt(row)
+                for (j in 0 until d) put(j, block[from + j] * s)
+            }
+            else -> for (j in 0 until d) {
+                val nibble = block[from + j / 2].toInt() shr (4 * (j and 1)) and 15
+                put(j, (nibble - 8) * scaleAt(row * (d / GROUP) + j / GROUP))
+            }
+        }
+    }
+
+    private fun scaleAt(index: Int): Float {
+        val bytes = scale!!.bytes
+        return if (scheme == "int8") bytes.getFloat(4 * index) else halfToFloat(bytes.getShort(2 * index))
+    }
+
+    /** Calls [use] with (index of the first, count, bytes) of block after block of the rows, or of the rows [subset]. */
+    private inline fun eachBlock(subset: IntArray?, checkpoint: Checkpoint, use: (Int, Int, ByteArray) -> Unit) {
+        val total = subset?.size ?: n
+        val step = max(1, BLOCK_BYTES / width)
+        val block = ByteArray(min(step, total) * width)
+        val view = rows.view()
+        var start = 0
+        while (start < total) {
+            checkpoint.check()
+            val count = min(step, total - start)
+            if (subset == null) {
+                // As a Buffer: the override in ByteBuffer is of Java 9, and Android 8 lacks it.
+                (view as Buffer).position(start * width)
+                view.get(block, 0, count * width)
+            } else {
+                for (i in 0 until count) {
+                    (view as Buffer).position(subset[start + i] * width)
+                    view.get(block, i * width, width)
+                }
+            }
+            use(start, count, block)
+            start += count
+        }
+    }
+
+    private fun copy(position: Int, count: Int, block: ByteArray) {
+        val view = rows.view()
+        (view as Buffer).position(position * width)
+        view.get(block, 0, count * width)
+    }
+
+    internal companion object {
+        const val GROUP = 32
+        private const val BLOCK_BYTES = 64 shl 10
+
+        fun queryScale(query: FloatArray): Float {
+            var most = 0f
+            for (value in query) most = max(most, abs(value))
+            val t = most / 127f
+            return if (t == 0f) 1f else t
+        }
+
+        private fun floatAt(block: ByteArray, at: Int): Float = Float.fromBits(
+            block[at].toInt() and 255 or (block[at + 1].toInt() and 255 shl 8) or
+                (block[at + 2].toInt() and 255 shl 16) or (block[at + 3].toInt() shl 24),
+        )
+
+        /** Σ u · q over one row; at most 4,096 · 127 · 128, so an Int holds it. */
+        private fun dot(block: ByteArray, from: Int, u: IntArray): Int {
+            var sum = 0
+            for (j in u.indices) sum += block[from + j] * u[j]
+            return sum
+        }
+
+        private fun dotNibbles(block: ByteArray, from: Int, u: IntArray, at: Int): Int {
+            var sum = 0
+            for (j in 0 until GROUP / 2) {
+                val byte = block[from + j].toInt()
+                sum += ((byte and 15) - 8) * u[at + 2 * j] + ((byte shr 4 and 15) - 8) * u[at + 2 * j + 1]
+            }
+            return sum
+        }
+
+        private fun invalid(what: String): Nothing = throw BundleException(
+            "$what holds a value that is not finite, or a negative scale.", "values-invalid", "Build the bundle again.",
+        )
+    }
+}
