@@ -19,8 +19,9 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from pocketrec.errors import DataError
 from pocketrec.events import Event, HistoryItem, as_events
-from pocketrec.history_errors import HistoryError
+from pocketrec.history_errors import HistoryError, damaged
 from pocketrec.history_file import HistoryFile
 from pocketrec.history_lines import read_lines, write_lines
 from pocketrec.history_schema import setting
@@ -125,7 +126,10 @@ class History:
         """Every stored event, oldest first."""
         with self._file.reading() as db:
             rows = db.execute("SELECT item_id, event, timestamp FROM events ORDER BY seq").fetchall()
-        return [Event(*row) for row in rows]
+        try:
+            return [Event(*row) for row in rows]
+        except DataError as error:
+            raise damaged(str(error)) from error
 
     def __len__(self) -> int:
         with self._file.reading() as db:
@@ -214,6 +218,8 @@ class History:
             return 0
         now = int(time.time())
         oldest = db.execute("SELECT min(timestamp) FROM events").fetchone()[0]
+        if not isinstance(oldest, int | None):
+            raise damaged(f"a timestamp is {oldest!r}")
         if oldest is None or oldest >= now - self.max_age_seconds:
             return 0
         limit = now - self.max_age_seconds + self.max_age_seconds // _SLACK

@@ -59,6 +59,15 @@ def translated(error: Exception, path: str, *, encrypted: bool = False) -> Histo
     return HistoryError(f"the history {path} cannot be used: {error}.", code=kind, remedy=remedy)
 
 
+def damaged(what: str) -> HistoryError:
+    """SQLite reads the file, and what is in it is not what we wrote."""
+    return HistoryError(
+        f"the history is damaged: {what}.",
+        code="history-corrupt",
+        remedy="Restore it from a backup, or start a new file.",
+    )
+
+
 def closed() -> HistoryError:
     """The error of every call after `close`."""
     return HistoryError("the history is closed.", code="closed", remedy="Open it again.")

@@ -37,6 +37,7 @@ RETRY_SECONDS = 5.0
 """An erasure that was put off is tried again with the first write after so long."""
 
 _IDLE_READERS = 4
+_SMALLEST = 512
 _PRAGMAS = (
     "temp_store=MEMORY",
     "journal_mode=WAL",
@@ -273,6 +274,13 @@ def _prepare(path: Path, create: bool) -> None:
     if path.exists():
         if path.is_dir():
             raise HistoryError(f"{path} is a directory.", code="history-unwritable", remedy="Name a file.")
+        # SQLite takes a file of less than its smallest page for an empty one, and would write over it.
+        if 0 < path.stat().st_size < _SMALLEST and not path.with_name(f"{path.name}-journal").exists():
+            raise HistoryError(
+                f"{path} is too short for a history.",
+                code="history-corrupt",
+                remedy="It is no database; choose another file.",
+            )
         return
     if not create:
         raise HistoryError(

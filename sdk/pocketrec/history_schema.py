@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from pocketrec.history_errors import HistoryError
+from pocketrec.history_errors import HistoryError, damaged
 
 APPLICATION_ID = 0x706B7472  # "pktr"
 
@@ -68,8 +68,15 @@ def migrate(db: Any) -> None:
 
 
 def setting(db: Any, name: str) -> int:
-    """The value of a setting."""
-    return int(db.execute("SELECT value FROM settings WHERE name = ?", (name,)).fetchone()[0])
+    """The value of a setting.
+
+    Raises:
+        HistoryError: `history-corrupt`, there is none.
+    """
+    row = db.execute("SELECT value FROM settings WHERE name = ?", (name,)).fetchone()
+    if row is None or not isinstance(row[0], int):
+        raise damaged(f"its setting {name} is {row!r}")
+    return row[0]
 
 
 def pragma(db: Any, name: str) -> int:
