@@ -19,6 +19,28 @@ EXTRAS: dict[str, list[str]] = PROJECT["optional-dependencies"]
 DECLARED = [Requirement(text) for part in (PROJECT["dependencies"], *EXTRAS.values()) for text in part]
 PHONES_HOME = Version("1.29")  # the first onnxruntime that reports usage unless told not to
 
+# All that a bare install brings, looked at for telemetry. A new name fails a test until somebody has looked.
+SILENT = {
+    "annotated-doc", "annotated-types", "cffi", "charset-normalizer", "cryptography", "filelock",
+    "flatbuffers", "fsspec", "idna", "markdown-it-py", "mdurl", "numpy", "onnxruntime", "packaging",
+    "protobuf", "pycparser", "pydantic", "pydantic-core", "pygments", "pyyaml", "rich", "safetensors",
+    "shellingham", "tokenizers", "tqdm", "typer", "typing-extensions", "typing-inspection", "colorama",
+    "mpmath", "sympy", "coloredlogs", "humanfriendly",
+}  # fmt: skip
+# These talk to hubs when they are used. `tokenizers` asks for them; the runtime never loads them, which
+# tests/sdk/test_nothing_leaves.py watches.
+NEVER_LOADED = {
+    "certifi",
+    "hf-xet",
+    "huggingface-hub",
+    "requests",
+    "urllib3",
+    "httpx",
+    "httpcore",
+    "anyio",
+    "h11",
+}
+
 
 def pins() -> list[Requirement]:
     """The lines of constraints.txt; a package may have one per Python version or platform."""
@@ -37,6 +59,22 @@ def test_no_onnxruntime_that_phones_home_can_be_chosen(version: str) -> None:
     assert declared
     for requirement in declared:
         assert version not in requirement.specifier, f"{requirement} in pyproject.toml allows {version}"
+
+
+def test_every_package_of_a_bare_install_was_looked_at_for_telemetry() -> None:
+    found: set[str] = set()
+    todo = [canonicalize_name(Requirement(text).name) for text in PROJECT["dependencies"]]
+    while todo:
+        name = todo.pop()
+        if name in found:
+            continue
+        found.add(name)
+        for text in importlib.metadata.requires(name) or []:
+            requirement = Requirement(text)
+            if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):
+                todo.append(canonicalize_name(requirement.name))
+    assert {"numpy", "onnxruntime", "huggingface-hub"} <= found
+    assert found <= SILENT | NEVER_LOADED, f"look whether these report usage: {found - SILENT - NEVER_LOADED}"
 
 
 @pytest.mark.parametrize("requirement", DECLARED, ids=str)

@@ -143,3 +143,27 @@ def test_what_a_killed_change_of_key_left_is_removed(file: Path) -> None:
     left.write_bytes(b"a copy that was not finished")
     assert stored(file, None) == EVENTS
     assert not left.exists()
+
+
+WITHOUT_ROOM = """
+import resource, sys
+from pocketrec.history import HistoryError
+from pocketrec.history_cipher import change_key
+import sqlcipher3.dbapi2
+resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+try:
+    change_key(sys.argv[1], None, bytes(32))
+except HistoryError as error:
+    print(error.code, flush=True)
+"""
+
+
+def test_a_change_of_key_without_room_leaves_all_as_it_was(file: Path) -> None:
+    items = [f"item-{number}" for number in range(3000)]
+    with History(file) as history:
+        history.record_many(items)
+    with child(WITHOUT_ROOM, file) as process:
+        said, _ = process.communicate()
+    assert said in ("history-io\n", "history-full\n")
+    assert [event.item_id for event in stored(file, None)] == items
+    assert [path.name for path in file.parent.iterdir()] == ["me.db"]
