@@ -12,7 +12,7 @@ export OMP_WAIT_POLICY ?= PASSIVE
 export TOKENIZERS_PARALLELISM ?= false
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint format pytest bench bench-quality soak load docs lock clean distclean
+.PHONY: help setup demo test lint format pytest bench bench-quality bench-scan soak load docs lock clean distclean
 
 help:  ## say what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -59,6 +59,9 @@ soak: setup  ## kill -9 at 1,000 random moments, into docs/benchmarks/soak.md; S
 load: setup  ## 16 threads rank and record for ten minutes, into docs/benchmarks/load.md; LOAD="--seconds 120"
 	@test -e $(BUNDLE) || { echo "There is no bundle at $(BUNDLE): run make demo first, or make load BUNDLE=..." >&2; exit 2; }
 	$(BIN)/python -m pocketrec_tools.load $(BUNDLE) --out docs/benchmarks/load.md $(LOAD)
+
+bench-scan: setup  ## the scan beside faiss, usearch and the memory itself, into docs/benchmarks/scan.md; SCAN="--runs 1"
+	$(BIN)/python -m pocketrec_tools.scan_bench --page docs/benchmarks/scan.md $(SCAN)
 
 lock: setup  ## pin the newest versions that fit pyproject.toml into constraints.txt
 	$(BIN)/uv pip compile pyproject.toml --all-extras --universal --python-version 3.11 --upgrade --quiet \

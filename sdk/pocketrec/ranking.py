@@ -102,6 +102,9 @@ def top_k(scores: FloatArray, k: int) -> NDArray[np.intp]:
     return chosen[np.argsort(-scores[chosen], kind="stable")]
 
 
+_BLOCK_INDICES = np.arange(256)
+
+
 class Best:
     """The k best of scores that come part by part, in rising order of position: what `top_k` finds in all of
     them, without sorting, or even keeping, them all.
@@ -111,7 +114,7 @@ class Best:
     part is read once for its maxima, and again only where a block reaches the floor.
     """
 
-    _BLOCK = 256
+    _BLOCK = len(_BLOCK_INDICES)
 
     def __init__(self, k: int) -> None:
         self._k = k
@@ -134,13 +137,15 @@ class Best:
             floor = max(floor, float(np.partition(maxima, -self._k)[-self._k]) - slack)
         floor -= slack
         # Compared in float64: rounding the floor to float32 could raise it.
-        hot = np.flatnonzero(maxima.astype(np.float64) >= floor)
+        hot = np.flatnonzero(maxima >= np.float64(floor))
         if len(hot) * 2 > len(maxima):
-            return np.flatnonzero((part.astype(np.float64) >= floor) & (part > -np.inf))
-        inside = (hot[:, None] * self._BLOCK + np.arange(self._BLOCK)).reshape(-1)
-        inside = inside[inside < len(part)]
-        values = part[inside].astype(np.float64)
-        return inside[(values >= floor) & (values > -np.inf)]
+            return np.flatnonzero((part >= np.float64(floor)) & (part > -np.inf))
+        inside = (hot[:, None] * self._BLOCK + _BLOCK_INDICES).reshape(-1)
+        if len(inside) and inside[-1] >= len(part):
+            inside = inside[inside < len(part)]
+        values = part[inside]
+        found: NDArray[np.intp] = inside[(values >= np.float64(floor)) & (values > -np.inf)]
+        return found
 
     def add(self, positions: NDArray[np.intp], scores: FloatArray) -> None:
         """Take in exact scores; positions rise, also from call to call."""

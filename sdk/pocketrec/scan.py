@@ -72,7 +72,7 @@ class MappedScan:
         self._q, self._scale, self._n, self._d = q, scale, n, d
         scans = {"fp32": self._fp32, "int8": self._int8, "int4": self._int4}
         self._scan = scans[scheme]
-        self._simsimd = _simsimd() if scheme == "int8" else None
+        self._simsimd = find_simsimd() if scheme == "int8" else None
         self._step = max(1, _SCRATCH_BYTES // (4 * d))
         self._local = threading.local()
 
@@ -93,11 +93,8 @@ class MappedScan:
         assert self._scale is not None
         if self._simsimd is not None and isinstance(which, slice):
             u = query.u.astype(np.int8)[None]
-            sums = np.empty((1, min(len(out), self._step)), dtype=np.float64)
             for where, raw, _ in self._raw_blocks(which, len(out)):
-                part = sums[:, : len(raw)]
-                self._simsimd.cdist(u, raw, metric="dot", out=part)
-                out[where] = part[0]
+                out[where] = np.asarray(self._simsimd.cdist(u, raw, metric="dot"))[0]
         else:
             exact = self._d * MAX_QUERY * 128 < _EXACT_FLOAT32
             dtype: type[np.floating[Any]] = np.float32 if exact else np.float64
@@ -157,15 +154,15 @@ class MappedScan:
             yield where, block, rows
 
 
-def _simsimd() -> Any:
+def find_simsimd() -> Any:
     """simsimd when it is there and adds int8 products as integers, else None."""
     try:
         import simsimd  # type: ignore[import-not-found, unused-ignore]
 
         u, q = np.full((1, 4096), -127, np.int8), np.full((2, 4096), -128, np.int8)
         q[1] = 127
-        out = np.empty((1, 2), dtype=np.float64)
-        simsimd.cdist(u, q, metric="dot", out=out)
+        # Never its `out=`: in 6.5 that returns a None it does not own, which ends Python 3.11 after a while.
+        out = np.asarray(simsimd.cdist(u, q, metric="dot"))
     except (ImportError, AttributeError, TypeError, ValueError):
         return None
     return simsimd if out.tolist() == [[127 * 128 * 4096, -127 * 127 * 4096]] else None

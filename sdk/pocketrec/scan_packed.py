@@ -19,15 +19,18 @@ processors without 8-bit dot products are known to saturate.)
 from __future__ import annotations
 
 import functools
+import mmap
 import threading
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pocketrec.engine_onnxruntime import onnxruntime, session_options
+from pocketrec.engine_onnxruntime import session_options  # switches telemetry off before the import below
 from pocketrec.quantise import GROUP, pack_nibbles
 from pocketrec.scan import MAX_QUERY, FloatArray, Query
+
+import onnxruntime  # isort: skip
 
 _WIDEST_BLOCK = 256
 _UINT8, _FLOAT, _OPSET, _IR_VERSION = 2, 1, 21, 10
@@ -49,7 +52,10 @@ class Segment:
             self._d = q.shape[1]
             block = min(_WIDEST_BLOCK, 1 << max(4, (self._d - 1).bit_length()))
             self._k = -(-self._d // block) * block
-            weights = np.full((self.rows, self._k), 128, dtype=np.uint8)
+            # A map of its own goes back to the system when it is dropped; the heap would keep it.
+            size = self.rows * self._k
+            weights = np.frombuffer(mmap.mmap(-1, size), np.uint8, size).reshape(self.rows, self._k)
+            weights[:, self._d :] = 128
             np.bitwise_xor(q.view(np.uint8), np.uint8(128), out=weights[:, : self._d])
             self._scale: FloatArray | None = np.array(scale, dtype=np.float32)
             self._largest = np.array([self._scale.max(initial=0)] * (self._k // block), dtype=np.float64)
@@ -64,10 +70,21 @@ class Segment:
         # |u − its 127 steps| ≤ half a step; integers of the rows reach 128 or 8.
         self._reach = block * (128 if self._int8 else 8)
         self.exact = self._int8 and self._k == block
-        model = _model(self._k, self.rows, 8 if self._int8 else 4, block, weights, steps)
+        bits = 8 if self._int8 else 4
+        shapes = {"b": (self.rows, self._k // block, block * bits // 8), "s": (self.rows, self._k // block)}
         options = session_options(1)
         options.enable_cpu_mem_arena = False
-        self._session: Any = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        # Not in the bytes of the model: ONNX Runtime would keep them beside what it packs.
+        options.add_external_initializers(
+            list(shapes),
+            [
+                onnxruntime.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(data).reshape(shapes[name]))
+                for name, data in (("b", weights), ("s", steps))
+            ],
+        )
+        self._session: Any = onnxruntime.InferenceSession(
+            _model(self._k, self.rows, bits, block, shapes), options, providers=["CPUExecutionProvider"]
+        )
         self._local = threading.local()
 
     def scores(self, query: Query, out: FloatArray) -> float:
@@ -128,10 +145,11 @@ def usable(scheme: str, d: int) -> bool:
     return True
 
 
-def _model(k: int, rows: int, bits: int, block: int, weights: NDArray[np.uint8], steps: FloatArray) -> bytes:
-    """A model of one node, y [1, rows] = MatMulNBits(a [1, k], weights, steps), as the bytes of a ModelProto.
+def _model(k: int, rows: int, bits: int, block: int, shapes: dict[str, tuple[int, ...]]) -> bytes:
+    """A model of one node, y [1, rows] = MatMulNBits(a [1, k], b, s), as the bytes of a ModelProto.
 
-    Written by hand (field numbers of onnx.proto3), as the runtime does not depend on the onnx package.
+    Written by hand (field numbers of onnx.proto3), as the runtime does not depend on the onnx package. Its
+    initialisers b and s, uint8 and float32 of these shapes, are handed over apart from it.
     """
     attributes = {"K": k, "N": rows, "bits": bits, "block_size": block, "accuracy_level": 4}
     node = b"".join(_bytes(1, name) for name in (b"a", b"b", b"s")) + _bytes(2, b"y")
@@ -140,27 +158,19 @@ def _model(k: int, rows: int, bits: int, block: int, weights: NDArray[np.uint8],
         _bytes(5, _bytes(1, name.encode()) + _int(3, value) + _int(20, 2))
         for name, value in attributes.items()
     )
-    blocks = k // block
-    graph = [
-        _bytes(1, node),
-        _bytes(2, b"scan"),
-        *_tensor(b"b", _UINT8, (rows, blocks, block * bits // 8), weights),
-        *_tensor(b"s", _FLOAT, (rows, blocks), steps),
-        _bytes(11, _value(b"a", (1, k))),
-        _bytes(12, _value(b"y", (1, rows))),
-    ]
-    size = sum(len(part) for part in graph)
+    graph = _bytes(1, node) + _bytes(2, b"scan")
+    graph += _external(b"b", _UINT8, shapes["b"]) + _external(b"s", _FLOAT, shapes["s"])
+    graph += _bytes(11, _value(b"a", (1, k))) + _bytes(12, _value(b"y", (1, rows)))
     opsets = _bytes(8, _bytes(1, b"") + _int(2, _OPSET))
     opsets += _bytes(8, _bytes(1, b"com.microsoft") + _int(2, 1))
-    return b"".join([_int(1, _IR_VERSION), _varint(7 << 3 | 2), _varint(size), *graph, opsets])
+    return _int(1, _IR_VERSION) + _bytes(7, graph) + opsets
 
 
-def _tensor(name: bytes, dtype: int, shape: tuple[int, ...], data: NDArray[Any]) -> list[bytes | memoryview]:
-    """An initialiser, in parts, so that its data is copied once."""
-    head = b"".join(_int(1, size) for size in shape) + _int(2, dtype) + _bytes(8, name)
-    head += _varint(9 << 3 | 2) + _varint(data.nbytes)
-    raw = memoryview(np.ascontiguousarray(data).reshape(-1).view(np.uint8))
-    return [_varint(5 << 3 | 2), _varint(len(head) + data.nbytes), head, raw]
+def _external(name: bytes, dtype: int, shape: tuple[int, ...]) -> bytes:
+    """An initialiser whose data is elsewhere."""
+    tensor = b"".join(_int(1, size) for size in shape) + _int(2, dtype) + _bytes(8, name)
+    tensor += _bytes(13, _bytes(1, b"location") + _bytes(2, b"memory")) + _int(14, 1)
+    return _bytes(5, tensor)
 
 
 def _value(name: bytes, shape: tuple[int, ...]) -> bytes:

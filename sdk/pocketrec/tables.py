@@ -8,7 +8,10 @@ list pays for it all. docs/benchmarks/scan.md has what each costs.
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import os
+import sys
 import threading
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Literal
@@ -243,6 +246,8 @@ class Table:
             assert self._scale is not None
             scheme: Any = self.scheme
             self._segments = [*self._segments, Segment(scheme, self._q[rows], self._scale[rows])]
+            if self.packed_rows >= self.n:
+                _trim()
             return True
         finally:
             self._packing.release()
@@ -265,6 +270,13 @@ class Table:
                 out[start : start + len(block)] = np.sqrt(np.einsum("ij,ij->i", block, block))
             self._norms = out
         return self._norms
+
+
+def _trim() -> None:
+    """Have the C library return what packing freed, where it is one (glibc) that otherwise keeps it."""
+    if sys.platform == "linux":
+        with contextlib.suppress(AttributeError, OSError):
+            ctypes.CDLL(None).malloc_trim(0)
 
 
 def _check_scores(scores: FloatArray) -> None:

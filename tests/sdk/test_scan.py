@@ -123,7 +123,7 @@ def test_simsimd_and_numpy_give_the_same_scores(d: int, monkeypatch: pytest.Monk
     query = Query.of(np.full(d, 127, dtype=np.float32))
     with_it = MappedScan("int8", tensors["q"], tensors["scale"], 3000, d)
     assert with_it._simsimd is not None
-    monkeypatch.setattr(scan, "_simsimd", lambda: None)
+    monkeypatch.setattr(scan, "find_simsimd", lambda: None)
     without = MappedScan("int8", tensors["q"], tensors["scale"], 3000, d)
     a, b = np.empty((2, 2500), dtype=np.float32)
     with_it.scores(query, slice(500, 3000), a)

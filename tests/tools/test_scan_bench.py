@@ -1,0 +1,36 @@
+"""The benchmark of the scan: every way of ours answers, the figures add up, and the page takes them in."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pocketrec_tools import scan_bench_worker as worker
+from pocketrec_tools.scan_bench import page, scan_bench, write_between
+
+
+def test_every_way_of_ours_is_measured_and_finds_the_same_ten(tmp_path: Path) -> None:
+    found = scan_bench(tmp_path, [500], runs=2, rounds=2, peers=False)
+    ways = found[500]
+    assert list(ways) == [way for way in worker.WAYS if not way.startswith(("faiss", "usearch"))]
+    for way, figure in ways.items():
+        assert len(figure.ms) == 2 * 2 * 10, way
+        assert len(figure.run_ms) == 2
+        assert min(figure.ms) > 0
+        assert figure.held_bytes >= 0
+        if "int8" in way:
+            assert figure.overlap > 0.9, "an 8-bit query finds nearly what a float one does"
+    assert ways["int8 packed"].overlap == ways["int8 mapped, numpy"].overlap
+    assert ways["numpy float32"].overlap == 1
+    assert not list(tmp_path.glob("*.npy")), "the tables are removed again"
+
+    text = page(found, 2, "the command")
+    assert "### 500 rows" in text
+    assert "Left out: faiss flat, faiss SQ8, usearch int8." in text
+    target = tmp_path / "page.md"
+    target.write_text("before\n<!-- measured -->\nold\n<!-- end -->\nafter\n")
+    write_between(target, text)
+    written = target.read_text()
+    assert written.startswith("before\n<!-- measured -->\n")
+    assert written.endswith("<!-- end -->\nafter\n")
+    assert "old" not in written
+    assert "| int8 packed | " in written
