@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.setup-done
-EXTRAS := export,executorch,text,encryption,tools,dev
+EXTRAS := export,executorch,text,encryption,scan,tools,dev
 BUNDLE ?= runs/demo/bundle
 
 # Two OpenMP pools that spin on the same cores slow each other down many times over.
