@@ -20,6 +20,7 @@ from pocketrec.tables import check_finite
 
 ID_COLUMN = "item_id"
 _BLOCK = 1 << 13
+_REMEMBERED = 1 << 16  # ids whose position is kept: some 10 MiB at most, when they are short
 _FEW = 8  # below this many ids a loop is quicker than the vectorised search
 
 
@@ -53,6 +54,7 @@ class Catalogue:
         check_finite(self.prior, f"prior of {file}", negative=False)
         self._text = {name: _read_column(tensors, file, name, n) for name in (ID_COLUMN, *columns)}
         self._order: NDArray[np.int32] = take(tensors, file, f"{ID_COLUMN}.order", "I32", (n,))
+        self._known: dict[str, int] = {}
         self._check_ids()
 
     def item_id(self, position: int) -> str:
@@ -80,7 +82,29 @@ class Catalogue:
         return None
 
     def positions(self, item_ids: Sequence[str]) -> NDArray[np.int64]:
-        """Positions [m] of the ids, −1 where the catalogue lacks one."""
+        """Positions [m] of the ids, −1 where the catalogue lacks one.
+
+        Ids that were asked for are remembered, up to 65,536 of them: a history is asked for again with every
+        list, and mostly has one event more than the last time. (The catalogue never changes, so that an
+        answer stays right.)
+        """
+        known = self._known
+        try:
+            return np.fromiter((known[item_id] for item_id in item_ids), np.int64, len(item_ids))
+        except KeyError:
+            pass
+        new = [item_id for item_id in dict.fromkeys(item_ids) if item_id not in known]
+        found = dict(zip(new, self._look_up(new).tolist(), strict=True))
+        answer = {item_id: known[item_id] for item_id in item_ids if item_id in known} | found
+        if len(known) + len(found) > _REMEMBERED:
+            # A new one rather than an emptied one: another thread may be reading.
+            self._known = known = {}
+        if len(found) <= _REMEMBERED:
+            known.update(found)
+        return np.fromiter((answer[item_id] for item_id in item_ids), np.int64, len(item_ids))
+
+    def _look_up(self, item_ids: Sequence[str]) -> NDArray[np.int64]:
+        """`positions`, from the table of ids."""
         if len(item_ids) < _FEW:
             each = (self.position(item_id) for item_id in item_ids)
             return np.array([-1 if found is None else found for found in each], dtype=np.int64)

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pocketrec import catalogue as module
 from pocketrec.catalogue import Catalogue
 from pocketrec.errors import BundleError
 from tiny_bundle import tiny_content
@@ -101,3 +102,16 @@ def test_missing_surplus_and_misshaped_tensors_are_refused() -> None:
         with pytest.raises(BundleError) as caught:
             Catalogue(tensors, 3, ())
         assert caught.value.code == "tensors-invalid"
+
+
+@pytest.mark.parametrize("room", [1, 3, 100])
+def test_remembered_positions_are_those_of_the_table(room: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_REMEMBERED", room)
+    item_ids = [f"item {i}" for i in range(50)]
+    catalogue = Catalogue(tensors_of(item_ids), 50, ())
+    rng = np.random.default_rng(0)
+    for _ in range(60):
+        asked = [f"item {i}" for i in rng.integers(0, 60, rng.integers(0, 15))]
+        expected = [item_ids.index(item_id) if item_id in item_ids else -1 for item_id in asked]
+        assert catalogue.positions(asked).tolist() == expected
+        assert len(catalogue._known) <= room
