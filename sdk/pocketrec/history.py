@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,13 +27,33 @@ from pocketrec.history_file import HistoryFile
 from pocketrec.history_lines import read_lines, write_lines
 from pocketrec.history_schema import setting
 
-__all__ = ["MAX_EVENTS", "History", "HistoryError"]
+__all__ = ["MAX_EVENTS", "History", "HistoryError", "News"]
 
 MAX_EVENTS = 10_000
 """Default retention by count: far more than any `length`, and a file of about a megabyte."""
 
 _SLACK = 16
 """Retention trims a sixteenth at once: an erasure writes the whole file anew, too much for every event."""
+
+
+@dataclass(frozen=True)
+class News:
+    """What `History.news` answers.
+
+    Attributes:
+        events: oldest first.
+        whole: these are all there are, and not only those after the earlier answer.
+        last, deletions: how far this answer goes; for the next one.
+    """
+
+    events: list[Event]
+    whole: bool
+    last: int
+    deletions: int
+
+    def without_events(self) -> News:
+        """The place alone."""
+        return replace(self, events=[])
 
 
 class History:
@@ -131,6 +152,26 @@ class History:
         except DataError as error:
             raise damaged(str(error)) from error
 
+    def news(self, since: News | None = None) -> News:
+        """The events stored after an earlier answer; all, when anything was deleted meanwhile or there is no
+        earlier one. Costs what there is to read."""
+        last, deletions = (0, -1) if since is None else (since.last, since.deletions)
+        # One statement sees one state. A sequence number is never used twice, so what follows `last` is new.
+        with self._file.reading() as db:
+            rows = db.execute(
+                "SELECT d.value, e.seq, e.item_id, e.event, e.timestamp FROM settings AS d"
+                " LEFT JOIN events AS e ON e.seq > CASE WHEN d.value = ? THEN ? ELSE ? END WHERE d.name = 'deleted' ORDER BY e.seq",
+                (deletions, last, -(2**63)),
+            ).fetchall()
+        try:
+            events = [Event(*row[2:]) for row in rows if row[1] is not None]
+        except DataError as error:
+            raise damaged(str(error)) from error
+        if not rows:
+            raise damaged("it does not count its deletions")
+        now, whole = int(rows[0][0]), rows[0][0] != deletions
+        return News(events, whole, (rows[-1][1] or 0) if whole else (rows[-1][1] or last), now)
+
     def __len__(self) -> int:
         with self._file.reading() as db:
             return int(db.execute("SELECT count(*) FROM events").fetchone()[0])
@@ -200,7 +241,7 @@ class History:
         return count
 
     def _trim(self, db: Any) -> int:
-        """Apply retention; returns how many events went. Costs two look-ups when there is nothing to do."""
+        """Apply retention; returns how many events went. Costs three look-ups when there is nothing to do."""
         trimmed = self._too_old(db)
         first, last = db.execute("SELECT min(seq), max(seq) FROM events").fetchone()
         if first is not None and last - first >= self.max_events:

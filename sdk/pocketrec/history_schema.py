@@ -21,6 +21,7 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         "CREATE INDEX events_item ON events (item_id)",
     ),
     (
+        "CREATE INDEX events_timestamp ON events (timestamp)",  # retention by age, with every record
         # `recording`: 0 when this person opted out. `deleted`, `erased`: how many deletions there were, and
         # up
         # to which of them nothing is left in the file; when they differ, an erasure is still to be done.

@@ -47,7 +47,7 @@ def test_a_short_soak(tmp_path: Path) -> None:
     counts = json.loads(done.stdout)["counts"]
     assert sum(count["kills"] for count in counts) == 30
     assert {count["victim"] for count in counts} == {victim.name for victim in all_victims()}
-    assert sum(count["acknowledged"] for count in counts) > 30
+    assert sum(count["acknowledged"] for count in counts) >= 15  # three quarters wait for their first
     assert "30 times `kill -9`" in out.read_text("utf-8")
     assert not list(tmp_path.glob("soak-*"))
 
