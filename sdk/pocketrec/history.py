@@ -160,7 +160,8 @@ class History:
         with self._file.reading() as db:
             rows = db.execute(
                 "SELECT d.value, e.seq, e.item_id, e.event, e.timestamp FROM settings AS d"
-                " LEFT JOIN events AS e ON e.seq > CASE WHEN d.value = ? THEN ? ELSE ? END WHERE d.name = 'deleted' ORDER BY e.seq",
+                " LEFT JOIN events AS e ON e.seq > CASE WHEN d.value = ? THEN ? ELSE ? END"
+                " WHERE d.name = 'deleted' ORDER BY e.seq",
                 (deletions, last, -(2**63)),
             ).fetchall()
         try:

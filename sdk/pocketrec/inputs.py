@@ -36,6 +36,11 @@ class Known:
     def __len__(self) -> int:
         return len(self.positions)
 
+    def last(self, count: int) -> Known:
+        """The last `count` of them, at least 1; views."""
+        part = slice(-count, None)
+        return Known(self.positions[part], self.types[part], self.times[part], self.timed[part], self.skipped)
+
 
 class InputRows:
     """Turns histories into `rows` and `mask`. Stateless after construction, so thread-safe."""
@@ -73,7 +78,7 @@ class InputRows:
         if used:
             x = self._items.rows(known.positions[-used:])
             x += self._event_rows[known.types[-used:]]
-            x += self._gap_rows[self.gap_buckets(known)[-used:]]
+            x += self._gap_rows[self.gap_buckets(known.last(used + 1))[-used:]]
             rows[0, -used:] = x
             mask[0, -used:] = 1.0
         return rows, mask

@@ -24,6 +24,7 @@ from pocketrec.errors import DataError, PocketrecError
 from pocketrec.events import Event, HistoryItem, as_events, check_text, check_time
 from pocketrec.gate import Calls, Gate, State, Stop
 from pocketrec.history import History
+from pocketrec.incremental import StoredHistory
 from pocketrec.inputs import Known
 from pocketrec.ranking import Ranking, Recommendation, ScoreVector, best_allowed, distinct, member, top_k
 from pocketrec.request import Request, check_k
@@ -117,7 +118,9 @@ class Recommender:
         request = Request.of(k, candidates, exclude, filter_seen, at)
         with self._ready():
             stop.check()
-            return self._rank(self.history.events(), request, stop)
+            if request.at is None:
+                return self._rank(self._stored.known(), request, stop)
+            return self._rank(self._known(self.history.events(), request.at), request, stop)
 
     def rank(
         self,
@@ -158,7 +161,7 @@ class Recommender:
         request = Request.of(k, candidates, exclude, filter_seen, at)
         events = as_events(history)
         with self._ready():
-            return self._rank(events, request, stop)
+            return self._rank(self._known(events, request.at), request, stop)
 
     def similar_items(self, item_id: str, k: int = 10) -> Ranking:
         """The k items whose rows point most nearly in the direction of this item's (cosine), itself left out.
@@ -199,12 +202,18 @@ class Recommender:
     def forget(self, item_id: str) -> int:
         """Delete every stored event of an item, beyond recovery; returns how many there were."""
         with self._ready():
-            return self.history.forget(item_id)
+            try:
+                return self.history.forget(item_id)
+            finally:
+                self._stored.drop()
 
     def clear(self) -> int:
         """Delete the stored history, beyond recovery; returns how many events there were."""
         with self._ready():
-            return self.history.clear()
+            try:
+                return self.history.clear()
+            finally:
+                self._stored.drop()
 
     def export(self, path: str | Path) -> int:
         """Write the stored history as JSON lines; returns how many events there were."""
@@ -250,6 +259,7 @@ class Recommender:
             else:
                 self.history = History(history)
                 opened.append(self.history)
+            self._stored = StoredHistory(self.history, lambda events: self._known(events, None))
             self._gate.move("ready")
         except BaseException:
             self._gate.close(lambda: None)
@@ -265,8 +275,7 @@ class Recommender:
     def _ready(self) -> AbstractContextManager[None]:
         return self._gate.call()
 
-    def _rank(self, events: list[Event], request: Request, stop: Stop) -> Ranking:
-        known = self._known(events, request.at)
+    def _rank(self, known: Known, request: Request, stop: Stop) -> Ranking:
         among = None if request.candidates is None else self._candidates(request.candidates)
         banned = self._positions(request.exclude)
         if request.filter_seen:
