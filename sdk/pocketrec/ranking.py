@@ -91,6 +91,8 @@ def top_k(scores: FloatArray, k: int) -> NDArray[np.intp]:
     """
     if k <= 0 or not len(scores):
         return np.empty(0, dtype=np.intp)
+    if len(scores) <= _FEW:
+        return np.argsort(-scores, kind="stable")[:k]
     if k < len(scores):
         border = np.partition(scores, len(scores) - k)[len(scores) - k]
         above = np.flatnonzero(scores > border)
@@ -103,6 +105,7 @@ def top_k(scores: FloatArray, k: int) -> NDArray[np.intp]:
 
 
 _BLOCK_INDICES = np.arange(256)
+_FEW = 512  # scores that are sorted sooner than parted
 
 
 class Best:

@@ -10,6 +10,7 @@ are noisy, and what slows one down then slows the others down too. docs/benchmar
 from __future__ import annotations
 
 import json
+import os
 import time
 from pathlib import Path
 from typing import Annotated, Any
@@ -73,6 +74,7 @@ def bench(
         items = ",".join(_some_items(histories))
     answers: dict[str, list[dict[str, Any]]] = {name: [] for name in engines}
     processes: dict[str, list[float]] = {name: [] for name in engines}
+    cold: dict[str, list[float]] = {name: [] for name in engines}
     bare = []
     for run in range(runs):
         bare.append(_process_ms("-c", "pass"))
@@ -82,6 +84,8 @@ def bench(
             answers[name].append(_work({"bundle": str(bundle), "engine": name, "histories": histories}))
             command = ["rank", str(bundle), "--items", items, "--engine", name, "--json"]
             processes[name].append(_process_ms("-m", "pocketrec.cli", *command))
+            drop_pages(bundle)
+            cold[name].append(_process_ms("-m", "pocketrec.cli", *command))
     return BenchReport(
         bundle=str(bundle),
         bundle_id=manifest.bundle_id,
@@ -97,7 +101,7 @@ def bench(
         seed=seed,
         histories=whence,
         python_ms=Figure.of(bare),
-        engines={name: EngineFigures.of(answers[name], processes[name]) for name in engines},
+        engines={name: EngineFigures.of(answers[name], processes[name], cold[name]) for name in engines},
         unusable=unusable,
     )
 
@@ -169,6 +173,22 @@ def _work(job: Job) -> dict[str, Any]:
     said = run_python("-m", "pocketrec_tools.bench_worker", given=json.dumps(job))
     answer: dict[str, Any] = json.loads(said.splitlines()[-1])
     return answer
+
+
+def drop_pages(bundle: Path) -> None:
+    """Ask the system to forget the pages of a bundle's files, as after a restart; Linux does, others may not.
+
+    Interpreter and libraries stay cached: dropping those needs root.
+    """
+    if not hasattr(os, "posix_fadvise"):
+        return
+    for file in sorted(bundle.iterdir()) if bundle.is_dir() else [bundle]:
+        descriptor = os.open(file, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)  # a page that is not written yet cannot be dropped
+            os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+        finally:
+            os.close(descriptor)
 
 
 def _process_ms(*arguments: str) -> float:
