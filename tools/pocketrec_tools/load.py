@@ -205,6 +205,9 @@ was tested, not how fast a list is ([timings](README.md)).
 | second | memory, MB |
 |---|---|
 {memory}
+
+What memory grows by in the first minutes is glibc's: each thread allocates from an arena of its own.
+`MALLOC_ARENA_MAX=1` before the command takes that away.
 """
 
 
