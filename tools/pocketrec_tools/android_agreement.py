@@ -1,0 +1,134 @@
+"""Does the Kotlin engine give the lists that Python gives? Random histories on a real bundle, top 10 each.
+
+    python -m pocketrec_tools.android_agreement BUNDLE [--histories 10000] [--seed 0]
+
+The `numpy` engine answers here and both Kotlin backbones on the JVM (Maven and JDK 17 must be installed; run
+`mvn test-compile` in android_demo first). Lists are compared by the rule of docs/bundle.md, section 8. Times
+are medians of the last half of the calls, one thread, the two runtimes one after the other.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pocketrec.bundle import Bundle
+from pocketrec.golden import Case, disagreements, parse_golden
+from pocketrec.recommender import Recommender
+
+ENGINE = Path(__file__).resolve().parents[2] / "android_demo" / "engine"
+K = 10
+
+History = list[tuple[str, str, int | None]]
+
+
+def random_histories(bundle: Bundle, count: int, seed: int) -> list[History]:
+    """Histories of 1 to 1.5 · length events: items by prior, types of the manifest, mostly rising times."""
+    rng = np.random.default_rng(seed)
+    catalogue, manifest = bundle.catalogue, bundle.manifest
+    weight = catalogue.prior.astype(np.float64) + 1
+    weight /= weight.sum()
+    histories: list[History] = []
+    for _ in range(count):
+        size = int(rng.integers(1, manifest.graph.length * 3 // 2 + 1))
+        items = rng.choice(catalogue.n, size, p=weight).tolist()
+        types = rng.choice(manifest.events, size).tolist()
+        times = (1_700_000_000 + np.cumsum(rng.exponential(40_000, size).astype(int) - 2_000)).tolist()
+        untimed = rng.random(size) < 0.05
+        histories.append(
+            [
+                (catalogue.item_id(i), e, None if u else t)
+                for i, e, t, u in zip(items, types, times, untimed, strict=True)
+            ]
+        )
+    return histories
+
+
+def python_answers(path: Path, engine: str, histories: list[History]) -> list[dict[str, Any]]:
+    """What Python answers, as the Kotlin program writes it."""
+    answers = []
+    with Recommender.open(path, engine=engine) as recommender:
+        for history in histories:
+            started = time.perf_counter()
+            ranked = recommender.rank(history, K)
+            micros = (time.perf_counter() - started) * 1e6
+            answers.append(
+                {
+                    "micros": micros,
+                    "items": [item.item_id for item in ranked],
+                    "scores": [item.score for item in ranked],
+                }
+            )
+    return answers
+
+
+def kotlin_answers(path: Path, engine: str, histories: list[History]) -> list[dict[str, Any]]:
+    """What Kotlin answers on this machine's JVM."""
+    with tempfile.TemporaryDirectory() as folder:
+        given, out, jars = (Path(folder) / name for name in ("histories", "answers", "classpath"))
+        given.write_text("".join(json.dumps(history) + "\n" for history in histories), "utf-8")
+        maven = ["mvn", "-q", "-B", "dependency:build-classpath", f"-Dmdep.outputFile={jars}"]
+        subprocess.run(maven, cwd=ENGINE, check=True)
+        classes = [str(ENGINE / "target" / name) for name in ("classes", "test-classes")]
+        classpath = os.pathsep.join([*classes, jars.read_text("utf-8").strip()])
+        java = ["java", "-Xmx1g", "-cp", classpath, "pocketrec.AgreementKt"]
+        subprocess.run([*java, str(path.resolve()), engine, str(given), str(out)], check=True)
+        return [json.loads(line) for line in out.read_text("utf-8").splitlines()]
+
+
+def compare(want: list[dict[str, Any]], got: list[dict[str, Any]], tolerance: float) -> dict[str, Any]:
+    """How many lists are equal, how many differ only by ties within the tolerance, and how many disagree."""
+    counts = {"lists": len(want), "identical": 0, "ties": 0, "disagree": 0, "worst": 0.0}
+    for expected, answer in zip(want, got, strict=True):
+        differences = np.abs(np.subtract(expected["scores"], answer["scores"]))
+        counts["worst"] = max(counts["worst"], float(differences.max(initial=0)))
+        case = Case(
+            history=(), k=K, filter_seen=True, exclude=(), candidates=None, fallback=False,
+            items=tuple(expected["items"]), scores=tuple(expected["scores"]),
+        )  # fmt: skip
+        ranked = list(zip(answer["items"], answer["scores"], strict=True))
+        if disagreements(case, ranked, tolerance):
+            counts["disagree"] += 1
+        elif expected["items"] == answer["items"]:
+            counts["identical"] += 1
+        else:
+            counts["ties"] += 1
+    return counts
+
+
+def median_ms(answers: list[dict[str, Any]]) -> float:
+    """Of the last half of the calls: the first half is warm-up."""
+    return statistics.median(answer["micros"] for answer in answers[len(answers) // 2 :]) / 1000
+
+
+def main() -> None:
+    """The comparison as one JSON document."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("bundle", type=Path)
+    parser.add_argument("--histories", type=int, default=10_000)
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    with Bundle.open(options.bundle) as bundle:
+        histories = random_histories(bundle, options.histories, options.seed)
+        tolerance = parse_golden(bundle.file_bytes("golden.json")).tolerance
+    want = python_answers(options.bundle, "numpy", histories)
+    report: dict[str, Any] = {"tolerance": tolerance, "python numpy": {"ms": median_ms(want)}}
+    report["python onnxruntime"] = {"ms": median_ms(python_answers(options.bundle, "onnxruntime", histories))}
+    for engine in ("kotlin", "onnxruntime"):
+        got = kotlin_answers(options.bundle, engine, histories)
+        report[f"kotlin {engine}"] = {**compare(want, got, tolerance), "ms": median_ms(got)}
+    sys.stdout.write(json.dumps(report, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
