@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from pocketrec import signing
+from pocketrec import __version__, signing
 from pocketrec.catalogue import Catalogue
 from pocketrec.container import Container, open_container
 from pocketrec.errors import BundleError
@@ -22,6 +22,7 @@ from pocketrec.inputs import InputRows
 from pocketrec.manifest import MANIFEST_NAME, SIGNATURE_NAME, Manifest, parse_manifest
 from pocketrec.safetensors_map import Tensors, map_tensors, only, take
 from pocketrec.tables import Table, check_finite
+from pocketrec.verified import Verified
 
 _HASH_BLOCK = 4 << 20
 
@@ -39,7 +40,15 @@ class Bundle:
         signed: whether it carries a signature; `signer_checked` whether one of the given keys made it.
     """
 
-    def __init__(self, path: Path, container: Container, manifest: Manifest, *, signer_checked: bool) -> None:
+    def __init__(
+        self,
+        path: Path,
+        container: Container,
+        manifest: Manifest,
+        *,
+        signer_checked: bool,
+        known: bool = False,
+    ) -> None:
         """Map the tables of a container whose files were checked; use `Bundle.open`."""
         self.path = path
         self.manifest = manifest
@@ -50,21 +59,29 @@ class Bundle:
             str(name): Table(spec, self.tensors(spec.file)) for name, spec in manifest.tables.items()
         }
         items = self.tables["items"]
-        self.catalogue = Catalogue(self.tensors("catalogue.safetensors"), items.n, manifest.display)
+        self.catalogue = Catalogue(
+            self.tensors("catalogue.safetensors"), items.n, manifest.display, checked=known
+        )
         event_rows, gap_rows, self.idf = self._input_rows()
         self.inputs = InputRows(
             items, event_rows, gap_rows, manifest.events, manifest.gap_seconds, manifest.graph.length
         )
 
     @classmethod
-    def open(cls, path: str | Path, public_keys: Sequence[bytes] = ()) -> Bundle:
+    def open(
+        cls, path: str | Path, public_keys: Sequence[bytes] = (), *, verified: str | Path | None = None
+    ) -> Bundle:
         """Open the bundle at `path`, a directory or a stored ZIP, and check all of it.
 
         Args:
             public_keys: keys (PEM or 32 raw bytes), one of which must have signed the bundle; none: the
                 signature is not checked.
+            verified: a directory of notes by which a bundle that was verified before is known again, so that
+                hashes and catalogue need not be checked anew; None checks all of it every time. What that
+                trusts in is in `pocketrec.verified`.
 
         Raises:
+            PocketrecError: `verified-unsafe`, `verified-unusable`.
             BundleError: the bundle is missing, damaged, hostile, too new, or not signed by one of the keys;
                 `code` says which.
         """
@@ -75,8 +92,15 @@ class Bundle:
             manifest = parse_manifest(raw)
             _check_listing(container, manifest)
             _check_signature(container, raw, public_keys)
-            _check_hashes(container, manifest)
-            return cls(path, container, manifest, signer_checked=bool(public_keys))
+            notes = None if verified is None else Verified(verified)
+            note = Verified.name(__version__, raw, container.sizes, container.identities)
+            known = notes is not None and note in notes
+            if not known:
+                _check_hashes(container, manifest)
+            made = cls(path, container, manifest, signer_checked=bool(public_keys), known=known)
+            if notes is not None and not known:
+                notes.add(note, container.identities)
+            return made
         except BaseException:
             container.close()
             raise

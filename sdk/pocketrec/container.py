@@ -25,6 +25,7 @@ from pocketrec.manifest import (
     MAX_MANIFEST_BYTES,
     SIGNATURE_NAME,
 )
+from pocketrec.verified import Identity, identity
 
 _MAX_MEMBERS = MAX_FILES + 2  # the manifest and its signature are not listed
 _EOCD = b"PK\x05\x06"
@@ -44,6 +45,7 @@ class Container:
         self.path = path
         self._views: dict[str, memoryview] = {}
         self._maps: list[mmap.mmap] = []
+        self.identities: list[Identity] = []
 
     @property
     def sizes(self) -> dict[str, int]:
@@ -65,6 +67,7 @@ class Container:
     def _map(self, descriptor: int, size: int) -> memoryview:
         if size == 0:  # an empty file cannot be mapped
             return memoryview(b"")
+        self.identities.append(identity(os.fstat(descriptor)))
         mapped = mmap.mmap(descriptor, size, access=mmap.ACCESS_READ)
         self._maps.append(mapped)
         return memoryview(mapped)

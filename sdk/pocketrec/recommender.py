@@ -54,6 +54,7 @@ class Recommender:
         *,
         public_keys: Sequence[bytes] = (),
         threads: int = 1,
+        verified: str | Path | None = None,
         on_state: Callable[[State], None] | None = None,
     ) -> Recommender:
         """Verify and map the bundle, open the history, load the engine and run it once.
@@ -67,6 +68,8 @@ class Recommender:
             public_keys: one of them (PEM or 32 raw bytes) must have signed the bundle; none: the signature is
                 not checked.
             threads: threads that the engine may use for one list.
+            verified: a private directory in which to note that a bundle was verified, so that it opens sooner
+                the next time; read `pocketrec.verified` first.
             on_state: called with `loading`, `ready` and `closed` when they are reached; must not close.
 
         Raises:
@@ -75,7 +78,7 @@ class Recommender:
             PocketrecError: `engine-unavailable`, or `engine-failed` when the first run fails.
         """
         made = cls(on_state)
-        made._load(bundle, history, engine, public_keys, threads)
+        made._load(bundle, history, engine, public_keys, threads, verified)
         return made
 
     @property
@@ -240,11 +243,12 @@ class Recommender:
         engine: str | None,
         public_keys: Sequence[bytes],
         threads: int,
+        verified: str | Path | None,
     ) -> None:
         self._gate.move("loading")
         opened: list[Bundle | History | Engine] = []
         try:
-            self.bundle = Bundle.open(bundle, public_keys)
+            self.bundle = Bundle.open(bundle, public_keys, verified=verified)
             opened.append(self.bundle)
             self._engine = _load_engine(engine, self.bundle, threads)
             opened.append(self._engine)
