@@ -3,9 +3,9 @@
 Hashing a bundle of a million items and checking its ids takes a third of a second; an app that opens the same
 files every morning may not want to pay that each time. With a directory of its own given to
 `Bundle.open(..., verified=directory)`, a bundle whose verification ended well leaves a note there. Its name
-is the SHA-256 of this package's version, the bytes of the manifest, and for every file its name, device, inode,
-size, and times of last modification and of last change in nanoseconds. A later opening that finds the note
-skips the hashes and the checks of the catalogue; the manifest, the listing, the signature when keys are
+is the SHA-256 of this package's version, the bytes of the manifest, and for every file its name, device,
+inode, size, and times of last modification and of last change in nanoseconds. A later opening that finds the
+note skips the hashes and the checks of the catalogue; the manifest, the listing, the signature when keys are
 given, and the tensors are checked as always.
 
 It is off unless asked for, because it moves trust: from the bytes to the file system.
