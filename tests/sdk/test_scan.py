@@ -18,6 +18,7 @@ from pocketrec.ranking import Best
 from pocketrec.scan import MappedScan, Query
 from pocketrec.scan_packed import Segment, usable
 from pocketrec.tables import Table
+from support import require_package
 
 WIDTHS = (32, 96, 128, 256, 288, 512)
 
@@ -118,7 +119,7 @@ def test_a_packed_score_is_off_by_no_more_than_it_says(scheme: Any, d: int, kind
 
 @pytest.mark.parametrize("d", [32, 128, 1024])
 def test_simsimd_and_numpy_give_the_same_scores(d: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("simsimd")
+    require_package("simsimd")
     tensors = raw_table("int8", 3000, d, 1, "extreme")
     query = Query.of(np.full(d, 127, dtype=np.float32))
     with_it = MappedScan("int8", tensors["q"], tensors["scale"], 3000, d)
