@@ -129,8 +129,8 @@ internal class KotlinEngine(bundle: Bundle) : Engine {
         val queries = shape.heads * size
         val out = FloatArray(wanted * queries)
         val scale = 1f / sqrt(size.toFloat())
-        val keysOf = FloatArray(size * used)
-        val values = FloatArray(used * size)
+        val keysOf = Array(size) { FloatArray(used) }
+        val values = Array(used) { FloatArray(size) }
         val scores = FloatArray(used)
         val sum = FloatArray(size)
         val group = shape.heads / shape.kvHeads
@@ -139,18 +139,18 @@ internal class KotlinEngine(bundle: Bundle) : Engine {
             if (head % group == 0) {
                 for (p in 0 until used) {
                     for (i in 0 until size) {
-                        keysOf[i * used + p] = k[p * keys + kv + i]
-                        values[p * size + i] = v[p * keys + kv + i]
+                        keysOf[i][p] = k[p * keys + kv + i]
+                        values[p][i] = v[p * keys + kv + i]
                     }
                 }
             }
             for (r in 0 until wanted) {
                 val seen = used - wanted + r + 1
                 scores.fill(0f)
-                accumulate(q, r * queries + head * size, keysOf, used, 0, size, scores)
+                accumulate(q, r * queries + head * size, keysOf, 0, size, scores)
                 softmax(scores, seen, scale, first, mask)
                 sum.fill(0f)
-                accumulate(scores, 0, values, size, 0, seen, sum)
+                accumulate(scores, 0, values, 0, seen, sum)
                 System.arraycopy(sum, 0, out, r * queries + head * size, size)
             }
         }

@@ -1,0 +1,37 @@
+"""The Kotlin engine, by Maven, on bundles made here: golden vectors, hostile corpus, its own tests."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+from pathlib import Path
+
+from android_bundles import write_all
+from support import ROOT, require_tool
+
+
+def test_kotlin_gives_the_answers_that_bundles_ask_for(tmp_path: Path) -> None:
+    mvn = require_tool("mvn", "apt-get install maven openjdk-17-jdk-headless")
+    write_all(tmp_path / "bundles")
+    command = [
+        str(mvn), "--batch-mode", "-Dstyle.color=never", "-Dkotlin.compiler.daemon=false",
+        f"-Dpocketrec.bundles={tmp_path / 'bundles'}", "test",
+    ]  # fmt: skip
+    environment = {**os.environ, "MAVEN_OPTS": "-Xmx1g"}
+    ran = subprocess.run(
+        command, cwd=ROOT / "android_demo", env=environment, capture_output=True, text=True, check=False
+    )
+    assert ran.returncode == 0, ran.stdout[-4000:] + ran.stderr[-2000:]
+    totals = re.findall(r"Tests run: (\d+), Failures: 0, Errors: 0, Skipped: (\d+)\n", ran.stdout)
+    assert sum(int(count) for count, _ in totals) > 100, ran.stdout[-2000:]
+    assert all(skipped == "0" for _, skipped in totals), ran.stdout[-4000:]
+
+
+def test_the_calls_in_the_readme_are_those_that_are_compiled() -> None:
+    """ReadmeTest.kt holds them, line by line."""
+    folder = ROOT / "android_demo"
+    block = (folder / "README.md").read_text("utf-8").split("```kotlin\n")[1].split("```")[0]
+    compiled = (folder / "engine/src/test/kotlin/pocketrec/ReadmeTest.kt").read_text("utf-8")
+    lines = [line.strip() for line in compiled.splitlines()]
+    assert [line for line in block.splitlines() if line not in lines] == []
