@@ -3,6 +3,7 @@ package pocketrec.demo
 import android.app.Application
 import kotlinx.coroutines.CoroutineScope
 import kotlinx.coroutines.Deferred
+import kotlinx.coroutines.Dispatchers
 import kotlinx.coroutines.MainScope
 import kotlinx.coroutines.async
 import pocketrec.Recommender
@@ -16,7 +17,7 @@ class DemoApplication : Application() {
     val scope: CoroutineScope = MainScope()
 
     val recommender: Deferred<Recommender> by lazy {
-        scope.async {
+        scope.async(Dispatchers.IO) {
             val history = SqlHistory(FrameworkDatabase(File(noBackupFilesDir, "history.db")))
             Recommender.open(assetBundle(this@DemoApplication, "demo.bundle"), history)
         }
