@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from transformers import Qwen3Config, Qwen3Model
+from transformers import LlamaConfig, LlamaModel, Qwen3Config, Qwen3Model
 
 from pocketrec_export.backbone import Backbone, BackboneShape
 from pocketrec_export.precision import Scheme
@@ -14,8 +14,10 @@ from pocketrec_export.precision import Scheme
 DIM, LENGTH = 32, 8
 
 
-def tiny_shape(layers: int = 2) -> BackboneShape:
-    return BackboneShape(layers=layers, heads=2, kv_heads=1, head_dim=16, intermediate=64)
+def tiny_shape(layers: int = 2, architecture: str = "qwen3") -> BackboneShape:
+    return BackboneShape(
+        layers=layers, heads=2, kv_heads=1, head_dim=16, intermediate=64, architecture=architecture
+    )
 
 
 def random_backbone(
@@ -30,9 +32,12 @@ def random_backbone(
     return backbone
 
 
-def random_qwen3(shape: BackboneShape, dim: int, seed: int = 0) -> Qwen3Model:
+def random_decoder(shape: BackboneShape, dim: int, seed: int = 0) -> Qwen3Model | LlamaModel:
     """transformers' own model of that shape, with every weight random."""
-    config = Qwen3Config(
+    make_config, make_model = (
+        (Qwen3Config, Qwen3Model) if shape.architecture == "qwen3" else (LlamaConfig, LlamaModel)
+    )
+    config = make_config(
         vocab_size=2,
         hidden_size=dim,
         intermediate_size=shape.intermediate,
@@ -45,7 +50,7 @@ def random_qwen3(shape: BackboneShape, dim: int, seed: int = 0) -> Qwen3Model:
         max_position_embeddings=512,
         attn_implementation="eager",
     )
-    model = Qwen3Model(config).eval()
+    model = make_model(config).eval()
     generator = torch.Generator().manual_seed(seed)
     for parameter in model.parameters():
         noise = torch.randn(parameter.shape, generator=generator)

@@ -1,7 +1,7 @@
 """The backbone as one exportable module: rows and mask in, query out (docs/bundle.md §5).
 
-The same weights as a `transformers.Qwen3Model`, written for a fixed length and batch 1, and for what XNNPACK
-takes whole (anything it leaves behind splits the graph in two):
+The same weights as a `transformers` `Qwen3Model` or `LlamaModel`, written for a fixed length and batch 1, and
+for what XNNPACK takes whole (anything it leaves behind splits the graph in two):
 
 * the mean inside RMSNorm is a product with the constant 1/width, the sum over positions a product with ones;
 * heads are views and 3-D `bmm`; grouped-query attention folds the group into the rows, nothing is expanded;
@@ -29,8 +29,9 @@ from pocketrec.errors import PocketrecError
 from pocketrec_export.precision import Precision, quantise_linear, scheme_of
 
 if TYPE_CHECKING:
-    from transformers import Qwen3Model
+    from transformers import LlamaModel, Qwen3Model
 
+ARCHITECTURES = ("qwen3", "llama")
 LINEARS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
 
@@ -45,7 +46,7 @@ class BackboneShape:
     intermediate: int
     rms_eps: float = 1e-6
     rope_theta: float = 10000.0
-    architecture: str = "qwen3"
+    architecture: str = "qwen3"  # or "llama", which lacks the norms of queries and keys
 
 
 class Backbone(nn.Module):
@@ -54,7 +55,7 @@ class Backbone(nn.Module):
     Args:
         shape: sizes of the layers; length, dim: L and d.
 
-    The weights start at zero; `from_qwen3` fills them.
+    The weights start at zero; `from_decoder` fills them.
     """
 
     def __init__(self, shape: BackboneShape, length: int, dim: int) -> None:
@@ -70,16 +71,23 @@ class Backbone(nn.Module):
         self.eval()
 
     @classmethod
-    def from_qwen3(cls, model: Qwen3Model, recency: Tensor) -> Backbone:
-        """The backbone of a Qwen3 model, with `recency` [L, d] as its path from the rows to the query.
+    def from_decoder(cls, model: Qwen3Model | LlamaModel, recency: Tensor) -> Backbone:
+        """The backbone of a Qwen3 or Llama model, with `recency` [L, d] as its path from rows to query.
 
         Raises:
             PocketrecError: code "backbone-unsupported", the configuration has something the format lacks.
         """
         config = model.config
+        if config.model_type not in ARCHITECTURES:
+            raise PocketrecError(
+                f"the backbone's architecture is {config.model_type!r}, which the bundle format lacks.",
+                code="backbone-unsupported",
+                remedy=f"Use one of {', '.join(ARCHITECTURES)} (SmolLM and many others are stored as llama).",
+            )
         unsupported = {
             "attention_bias": config.attention_bias,
-            "use_sliding_window": config.use_sliding_window,
+            "mlp_bias": getattr(config, "mlp_bias", False),
+            "use_sliding_window": getattr(config, "use_sliding_window", False),
             "rope_scaling": config.rope_scaling,
             "hidden_act": config.hidden_act != "silu" and config.hidden_act,
         }
@@ -88,7 +96,7 @@ class Backbone(nn.Module):
                 raise PocketrecError(
                     f"the backbone has {key} = {value!r}, which the bundle format lacks.",
                     code="backbone-unsupported",
-                    remedy="Use a Qwen3 model without biases, windows and RoPE scaling.",
+                    remedy="Use a model without biases, windows and RoPE scaling.",
                 )
         length, dim = recency.shape
         if dim != config.hidden_size:
@@ -104,6 +112,7 @@ class Backbone(nn.Module):
             intermediate=config.intermediate_size,
             rms_eps=float(config.rms_norm_eps),
             rope_theta=float(config.rope_theta),
+            architecture=config.model_type,
         )
         backbone = cls(shape, length, dim)
         state = {
@@ -148,8 +157,9 @@ class Layer(nn.Module):
         self.q_proj = _linear(dim, queries)
         self.k_proj = _linear(dim, keys)
         self.v_proj = _linear(dim, keys)
-        self.q_norm = RmsNorm(shape.head_dim, shape.rms_eps)
-        self.k_norm = RmsNorm(shape.head_dim, shape.rms_eps)
+        normed = shape.architecture == "qwen3"
+        self.q_norm = RmsNorm(shape.head_dim, shape.rms_eps) if normed else nn.Identity()
+        self.k_norm = RmsNorm(shape.head_dim, shape.rms_eps) if normed else nn.Identity()
         self.o_proj = _linear(queries, dim)
         self.post_norm = RmsNorm(dim, shape.rms_eps)
         self.gate_proj = _linear(dim, shape.intermediate)

@@ -38,7 +38,7 @@ def export_checkpoint(
             the numpy engine; `exists`, `target-unknown`, `precision-unknown`. Nothing is left behind.
     """
     precision = recipe(options.precision)
-    backbone = Backbone.from_qwen3(checkpoint.backbone, torch.from_numpy(checkpoint.recency))
+    backbone = Backbone.from_decoder(checkpoint.backbone, torch.from_numpy(checkpoint.recency))
     tensors = backbone_tensors(backbone, precision)
     samples = catalogue_samples(checkpoint)
     engines: dict[str, dict[str, str | None]] = {}

@@ -36,7 +36,7 @@ class NumpyEngine(CheckedEngine):
 
     Args:
         tensors: as docs/bundle.md §5 lists them; kept, not copied.
-        shape: anything with layers, heads, kv_heads, head_dim, rms_eps and rope_theta.
+        shape: anything with architecture, layers, heads, kv_heads, head_dim, rms_eps and rope_theta.
         length, dim: L and d.
 
     Raises:
@@ -73,8 +73,9 @@ class NumpyEngine(CheckedEngine):
         q = self._heads(self._linear(n, f"{prefix}.q_proj"), shape.heads)  # [heads, L, head_dim]
         k = self._heads(self._linear(n, f"{prefix}.k_proj"), shape.kv_heads)
         v = self._heads(self._linear(n, f"{prefix}.v_proj"), shape.kv_heads)
-        q = self._rope(self._rms(q, f"{prefix}.q_norm"))
-        k = self._rope(self._rms(k, f"{prefix}.k_norm"))
+        if shape.architecture == "qwen3":
+            q, k = self._rms(q, f"{prefix}.q_norm"), self._rms(k, f"{prefix}.k_norm")
+        q, k = self._rope(q), self._rope(k)
         k = np.repeat(k, shape.heads // shape.kv_heads, axis=0)  # query head i reads key head i div group
         v = np.repeat(v, shape.heads // shape.kv_heads, axis=0)
         scores = q @ k.transpose(0, 2, 1) / np.sqrt(np.float32(shape.head_dim)) + bias
@@ -120,7 +121,8 @@ class NumpyEngine(CheckedEngine):
         shapes: dict[str, tuple[int, ...]] = {"norm": (self.dim,), "recency": (self.length, self.dim)}
         for layer in range(self.shape.layers):
             shapes |= {f"layers.{layer}.{name}": (self.dim,) for name in ("input_norm", "post_norm")}
-            shapes |= {f"layers.{layer}.{name}": (self.shape.head_dim,) for name in ("q_norm", "k_norm")}
+            if self.shape.architecture == "qwen3":
+                shapes |= {f"layers.{layer}.{name}": (self.shape.head_dim,) for name in ("q_norm", "k_norm")}
         return shapes
 
     def _expect(self, name: str, shape: tuple[int, ...], dtype: type) -> None:

@@ -76,9 +76,9 @@ class Graph(Part):
 
 
 class Backbone(Part):
-    """Hyper-parameters of the Qwen3 layout (section 5)."""
+    """Hyper-parameters of the graph (section 5)."""
 
-    architecture: Literal["qwen3"]
+    architecture: Literal["qwen3", "llama"]
     layers: int = Field(ge=1, le=128)
     heads: int = Field(ge=1, le=1024)
     kv_heads: int = Field(ge=1, le=1024)

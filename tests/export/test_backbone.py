@@ -1,4 +1,4 @@
-"""The exportable backbone is transformers' Qwen3Model, and the numpy engine is both."""
+"""The exportable backbone is transformers' Qwen3Model or LlamaModel, and the numpy engine is both."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pocketrec.engine_numpy import NumpyEngine, linear_shapes
 from pocketrec.errors import PocketrecError
 from pocketrec_export.backbone import Backbone, BackboneShape, backbone_tensors
 from pocketrec_export.precision import RECIPES, fp32
-from tiny_backbone import history, random_backbone, random_qwen3
+from tiny_backbone import history, random_backbone, random_decoder, tiny_shape
 
 LENGTH = 10
 SHAPES = {
@@ -24,15 +24,19 @@ SHAPES = {
         BackboneShape(layers=2, heads=2, kv_heads=2, head_dim=64, intermediate=64, rms_eps=1e-5),
         32,
     ),
+    "llama": (
+        BackboneShape(2, heads=3, kv_heads=1, head_dim=32, intermediate=96, architecture="llama"),
+        96,
+    ),
 }
 
 
 @pytest.fixture(scope="module", params=SHAPES, ids=lambda name: name.replace(" ", "-"))
 def pair(request: pytest.FixtureRequest) -> tuple[torch.nn.Module, Backbone]:
     shape, dim = SHAPES[request.param]
-    model = random_qwen3(shape, dim)
+    model = random_decoder(shape, dim)
     recency = torch.randn(LENGTH, dim, generator=torch.Generator().manual_seed(1)) * 0.3
-    return model, Backbone.from_qwen3(model, recency)
+    return model, Backbone.from_decoder(model, recency)
 
 
 @pytest.mark.parametrize("used", [1, 2, 7, LENGTH])
@@ -53,36 +57,46 @@ def test_equals_transformers(pair: tuple[torch.nn.Module, Backbone], used: int) 
 
 def test_a_model_in_half_precision_becomes_float32() -> None:
     shape, dim = SHAPES["one key head"]
-    backbone = Backbone.from_qwen3(random_qwen3(shape, dim).bfloat16(), torch.zeros(4, dim))
+    backbone = Backbone.from_decoder(random_decoder(shape, dim).bfloat16(), torch.zeros(4, dim))
     assert {p.dtype for p in backbone.parameters()} == {torch.float32}
     assert not any(p.requires_grad for p in backbone.parameters())
 
 
+@pytest.mark.parametrize("architecture", ["qwen3", "llama"])
 @pytest.mark.parametrize("precision", RECIPES)
-def test_tensors_are_those_of_the_format(precision: str) -> None:
-    backbone = random_backbone()
+def test_tensors_are_those_of_the_format(precision: str, architecture: str) -> None:
+    backbone = random_backbone(tiny_shape(architecture=architecture))
     tensors = backbone_tensors(backbone, RECIPES[precision])
     NumpyEngine(tensors, backbone.shape, backbone.length, backbone.dim)  # checks every name, shape and type
     linears = linear_shapes(backbone.shape, backbone.dim)
     assert list(backbone.linears()) == list(linears)
-    others = {"norm", "recency"} | {
-        f"layers.{i}.{n}" for i in range(2) for n in ("input_norm", "post_norm", "q_norm", "k_norm")
-    }
+    norms = ("input_norm", "post_norm", *(("q_norm", "k_norm") if architecture == "qwen3" else ()))
+    others = {"norm", "recency"} | {f"layers.{i}.{n}" for i in range(2) for n in norms}
     stems = {name.removesuffix(".q").removesuffix(".scale") for name in tensors}
     assert stems == others | set(linears)
 
 
 def test_what_the_format_lacks_is_refused() -> None:
     shape, dim = SHAPES["one key head"]
-    model = random_qwen3(shape, dim)
+    model = random_decoder(shape, dim)
     with pytest.raises(PocketrecError, match="32 wide") as error:
-        Backbone.from_qwen3(model, torch.zeros(LENGTH, 64))
+        Backbone.from_decoder(model, torch.zeros(LENGTH, 64))
     assert error.value.code == "bad-shape"
     for key, value in {"hidden_act": "gelu", "rope_scaling": {"rope_type": "linear", "factor": 2.0}}.items():
-        model = random_qwen3(shape, dim)
+        model = random_decoder(shape, dim)
         setattr(model.config, key, value)
         with pytest.raises(PocketrecError, match=key) as error:
-            Backbone.from_qwen3(model, torch.zeros(LENGTH, dim))
+            Backbone.from_decoder(model, torch.zeros(LENGTH, dim))
+        assert error.value.code == "backbone-unsupported"
+
+
+def test_other_architectures_are_named() -> None:
+    shape, dim = SHAPES["llama"]
+    for key, value in {"model_type": "mamba", "mlp_bias": True, "attention_bias": True}.items():
+        model = random_decoder(shape, dim)
+        setattr(model.config, key, value)
+        with pytest.raises(PocketrecError, match=str(value)) as error:
+            Backbone.from_decoder(model, torch.zeros(LENGTH, dim))
         assert error.value.code == "backbone-unsupported"
 
 

@@ -78,7 +78,7 @@ def test_the_exported_backbone_answers_like_the_student(
         i, e, g = (t[0].numpy() for t in (items, kinds, gaps))
         x[0, LENGTH - events :] = checkpoint.item_rows[i] + checkpoint.event_rows[e] + checkpoint.gap_rows[g]
         mask = (torch.arange(LENGTH) >= LENGTH - events).float()[None]
-        backbone = Backbone.from_qwen3(checkpoint.backbone, torch.from_numpy(checkpoint.recency))
+        backbone = Backbone.from_decoder(checkpoint.backbone, torch.from_numpy(checkpoint.recency))
         actual = backbone(torch.from_numpy(x), mask)[0]
     assert torch.allclose(actual, expected, atol=2e-4)
 

@@ -62,7 +62,7 @@ class FloatStudent:
             loaded.meta["gap_seconds"],
             loaded.length,
         )
-        self._backbone = Backbone.from_qwen3(loaded.backbone, torch.from_numpy(loaded.recency))
+        self._backbone = Backbone.from_decoder(loaded.backbone, torch.from_numpy(loaded.recency))
 
     @torch.no_grad()
     def top(self, history: Iterable[HistoryItem], k: int = 10) -> list[int]:
