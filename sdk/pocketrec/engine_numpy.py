@@ -1,4 +1,7 @@
-"""The numpy engine: docs/bundle.md §5 line by line. Slow, readable, and what the others are compared with."""
+"""The numpy engine: docs/bundle.md §5 line by line. Slow, readable, and what the others are compared with.
+
+One line of §5 is made use of: of the last layer only the last row is used, so there the rest is left out.
+"""
 
 from __future__ import annotations
 
@@ -59,8 +62,9 @@ class NumpyEngine(CheckedEngine):
         bias = np.where(self.causal & (mask[0] == 1), np.float32(0), MASKED)  # [L, L]
         h = x
         for layer in range(self.shape.layers):
+            start = self.length - 1 if layer == self.shape.layers - 1 else 0  # rows before it are only read
             n = self._rms(h, f"layers.{layer}.input_norm")
-            h = h + self._attention(n, bias, layer)
+            h = h[start:] + self._attention(n, bias, layer, start)
             n = self._rms(h, f"layers.{layer}.post_norm")
             gate = self._linear(n, f"layers.{layer}.gate_proj")
             up = self._linear(n, f"layers.{layer}.up_proj")
@@ -68,27 +72,28 @@ class NumpyEngine(CheckedEngine):
         recency: Array = (self.tensors["recency"] * x).sum(axis=0)
         return self._rms(h[-1], "norm") + recency
 
-    def _attention(self, n: Array, bias: Array, layer: int) -> Array:
+    def _attention(self, n: Array, bias: Array, layer: int, start: int) -> Array:
+        """What the rows from `start` on read, [L − start, d], from all rows n [L, d]."""
         shape, prefix = self.shape, f"layers.{layer}"
-        q = self._heads(self._linear(n, f"{prefix}.q_proj"), shape.heads)  # [heads, L, head_dim]
+        q = self._heads(self._linear(n[start:], f"{prefix}.q_proj"), shape.heads)  # [heads, rows, head_dim]
         k = self._heads(self._linear(n, f"{prefix}.k_proj"), shape.kv_heads)
         v = self._heads(self._linear(n, f"{prefix}.v_proj"), shape.kv_heads)
         if shape.architecture == "qwen3":
             q, k = self._rms(q, f"{prefix}.q_norm"), self._rms(k, f"{prefix}.k_norm")
-        q, k = self._rope(q), self._rope(k)
+        q, k = self._rope(q, start), self._rope(k, 0)
         k = np.repeat(k, shape.heads // shape.kv_heads, axis=0)  # query head i reads key head i div group
         v = np.repeat(v, shape.heads // shape.kv_heads, axis=0)
-        scores = q @ k.transpose(0, 2, 1) / np.sqrt(np.float32(shape.head_dim)) + bias
+        scores = q @ k.transpose(0, 2, 1) / np.sqrt(np.float32(shape.head_dim)) + bias[start:]
         a = softmax(scores) @ v
-        return self._linear(a.transpose(1, 0, 2).reshape(self.length, -1), f"{prefix}.o_proj")
+        return self._linear(a.transpose(1, 0, 2).reshape(len(bias) - start, -1), f"{prefix}.o_proj")
 
     def _heads(self, x: Array, heads: int) -> Array:
-        return x.reshape(self.length, heads, self.shape.head_dim).transpose(1, 0, 2)
+        return x.reshape(len(x), heads, self.shape.head_dim).transpose(1, 0, 2)
 
-    def _rope(self, x: Array) -> Array:
+    def _rope(self, x: Array, start: int) -> Array:
         half = self.shape.head_dim // 2
         rotated = np.concatenate([-x[..., half:], x[..., :half]], axis=-1)
-        return x * self.cos + rotated * self.sin
+        return x * self.cos[start:] + rotated * self.sin[start:]
 
     def _rms(self, x: Array, name: str) -> Array:
         mean = np.mean(x * x, axis=-1, keepdims=True, dtype=np.float32)
