@@ -15,7 +15,7 @@ Opening never harms a file: one that is foreign, damaged or of a later release i
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -72,6 +72,7 @@ class History:
         create: False refuses a file that does not exist.
         key: 32 bytes that encrypt the file, from the system's key store (extra `encryption`); see
             `history_cipher`.
+        clock: Unix seconds now; what a simulator replaces, whose phones live at the time of their events.
 
     Raises:
         HistoryError: see its codes.
@@ -85,6 +86,7 @@ class History:
         max_age_seconds: int | None = None,
         create: bool = True,
         key: bytes | None = None,
+        clock: Callable[[], float] = time.time,
     ) -> None:
         if max_events < 1 or (max_age_seconds is not None and max_age_seconds < 1):
             raise HistoryError(
@@ -94,6 +96,7 @@ class History:
         self.path = str(path)
         self.max_events = max_events
         self.max_age_seconds = max_age_seconds
+        self._clock = clock
         self._file = HistoryFile(self.path, key, create)
         if max_age_seconds is not None:
             try:
@@ -107,7 +110,7 @@ class History:
 
         None comes back, and nothing is stored, while recording is switched off.
         """
-        made = Event(item_id, event, int(time.time()) if timestamp is None else timestamp)
+        made = Event(item_id, event, int(self._clock()) if timestamp is None else timestamp)
         return made if self.record_many([made]) else None
 
     def record_many(self, events: Iterable[HistoryItem]) -> int:
@@ -258,7 +261,7 @@ class History:
     def _too_old(self, db: Any) -> int:
         if self.max_age_seconds is None:
             return 0
-        now = int(time.time())
+        now = int(self._clock())
         oldest = db.execute("SELECT min(timestamp) FROM events").fetchone()[0]
         if not isinstance(oldest, int | None):
             raise damaged(f"a timestamp is {oldest!r}")

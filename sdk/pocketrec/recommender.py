@@ -44,6 +44,7 @@ class Recommender:
 
     def __init__(self, on_state: Callable[[State], None] | None = None) -> None:
         self._gate = Gate(on_state)
+        self._borrowed = False  # bundle and engine belong to another recommender
 
     @classmethod
     def open(
@@ -80,6 +81,25 @@ class Recommender:
         made = cls(on_state)
         made._load(bundle, history, engine, public_keys, threads, verified)
         return made
+
+    def for_history(self, history: str | Path | History) -> Recommender:
+        """A recommender for another person, over the same open bundle and engine.
+
+        It costs the opening of a history and no more. Close it before this one; its `close` lets go of its
+        history alone.
+
+        Raises:
+            HistoryError: the history cannot be used.
+            PocketrecError: `closed`.
+        """
+        with self._ready():
+            made = Recommender()
+            made._gate.move("loading")
+            made.bundle, made._engine, made.engine = self.bundle, self._engine, self.engine
+            made._borrowed = True
+            made._keep(history if isinstance(history, History) else History(history))
+            made._gate.move("ready")
+            return made
 
     @property
     def state(self) -> State:
@@ -259,11 +279,10 @@ class Recommender:
                 np.zeros((1, graph.length, graph.dim), np.float32), np.zeros((1, graph.length), np.float32)
             )
             if isinstance(history, History):
-                self.history = history
+                self._keep(history)
             else:
-                self.history = History(history)
+                self._keep(History(history))
                 opened.append(self.history)
-            self._stored = StoredHistory(self.history, lambda events: self._known(events, None))
             self._gate.move("ready")
         except BaseException:
             self._gate.close(lambda: None)
@@ -271,7 +290,14 @@ class Recommender:
                 part.close()
             raise
 
+    def _keep(self, history: History) -> None:
+        self.history = history
+        self._stored = StoredHistory(history, lambda events: self._known(events, None))
+
     def _release(self) -> None:
+        if self._borrowed:
+            self.history.close()
+            return
         self._engine.close()
         self.history.close()
         self.bundle.close()

@@ -73,6 +73,20 @@ def test_retention_by_age() -> None:
         assert [event.item_id for event in history.events()] == ["unknown", "young", "new"]
 
 
+def test_retention_by_age_follows_the_clock_given() -> None:
+    now = 1_000_000.0
+    with History(max_age_seconds=1600, clock=lambda: now) as history:
+        made = history.record("first")
+        assert made is not None
+        assert made.timestamp == 1_000_000
+        now += 1000
+        history.record("second")
+        assert len(history) == 2
+        now += 1000
+        history.record("third")
+        assert [event.item_id for event in history.events()] == ["second", "third"]
+
+
 @pytest.mark.parametrize("delete", ["forget", "clear", "retention"])
 def test_what_was_deleted_is_not_in_the_file(tmp_path: Path, delete: str) -> None:
     file = tmp_path / "me.db"

@@ -240,3 +240,26 @@ def test_every_public_name_is_there() -> None:
     assert dir(pocketrec) == sorted(pocketrec.__all__)
     with pytest.raises(AttributeError):
         pocketrec.nothing  # noqa: B018
+
+
+def test_another_person_on_the_same_bundle(tiny_bundle_dir: Path, tmp_path: Path) -> None:
+    """Histories are apart, lists are those of `rank`, and closing one person leaves the others alone."""
+    with Recommender.open(tiny_bundle_dir, engine="numpy") as first:
+        second = first.for_history(tmp_path / "second.db")
+        third = first.for_history(History(max_events=1))
+        for item in (item_id(1), item_id(2)):
+            second.record(item, timestamp=5)
+            third.record(item, timestamp=5)
+        assert first.recommend(5).fallback
+        assert second.recommend(5) == first.rank([(item_id(1), "", 5), (item_id(2), "", 5)], 5)
+        assert third.recommend(5) == first.rank([(item_id(2), "", 5)], 5)
+        second.close()
+        with pytest.raises(PocketrecError):
+            second.recommend()
+        third.close()
+        assert len(first.recommend(5)) == 5
+    with History(tmp_path / "second.db") as stored:
+        assert len(stored) == 2
+    with pytest.raises(PocketrecError) as refused:
+        first.for_history(":memory:")
+    assert refused.value.code == "closed"
