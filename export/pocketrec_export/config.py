@@ -77,7 +77,7 @@ class TrainingConfig(Section):
     )
     validation_users: int = Field(5000, ge=1, description="at most, drawn by the seed")
     mixed_precision: Literal["auto", "no", "bf16"] = Field(
-        "auto", description="auto is bf16 where the processor multiplies in it"
+        "auto", description="auto is bf16 where it is measured to be faster"
     )
 
     def decay_for(self, batches: int) -> float:
@@ -115,6 +115,9 @@ class DuoKDConfig(Section):
 
     method: Literal["duokd", "kl"] = Field(
         "duokd", description="kl is the plain divergence from the teacher's list, to compare with"
+    )
+    positives: Literal["ranking", "list"] = Field(
+        "ranking", description="ranking puts them in the teacher's order, list gives each its share"
     )
     lambda_kl: float = Field(0.4, ge=0, description="weight of the divergence, with `method` kl")
     top_k: int = Field(10, ge=1, description="teacher items among the positives")

@@ -84,6 +84,19 @@ def positive_loss(
     return (weights * (suffix - z).masked_fill(~mask, 0)).sum(1)
 
 
+def list_loss(scores: Tensor, weights: Tensor, mask: Tensor, log_total: Tensor) -> Tensor:
+    """Listwise cross-entropy: −Σ_k w_k [z_k − log Σ_{i in the candidates} e^{z_i}].
+
+    Args:
+        scores, weights, mask: [P, W], positives; weights are 0 outside the mask and add up to 1.
+        log_total: [P], logarithm of the sum over all candidates.
+
+    Returns:
+        [P], >= 0.
+    """
+    return log_total - (weights * scores.masked_fill(~mask, 0)).sum(1)
+
+
 def negative_loss(target: Tensor, negatives: Tensor, margins: Tensor, mask: Tensor, beta: float) -> Tensor:
     """log(1 + Σ_n exp(β (z_n − z_target + m_n))), S-DPO's form without a reference model.
 
@@ -131,7 +144,13 @@ def duokd_loss(
     # One gather for both losses: its gradient is as large as the scores.
     z = candidates.scores.gather(1, torch.cat([columns, negatives.columns], 1))
     width = columns.shape[1]
-    positive = positive_loss(z[:, :width], positives.weights, positives.mask, z[:, width:], negatives.mask)
+    if config.positives == "list":
+        log_total = torch.logsumexp(candidates.scores, 1)
+        positive = list_loss(z[:, :width], positives.weights, positives.mask, log_total)
+    else:
+        positive = positive_loss(
+            z[:, :width], positives.weights, positives.mask, z[:, width:], negatives.mask
+        )
     negative = negative_loss(z[:, 0], z[:, width:], negatives.margins, negatives.mask, config.beta_negative)
     total = (rho * (config.lambda_positive * positive + config.lambda_negative * negative)).mean()
     return DuoKDTerms(total, positive.detach(), negative.detach(), rho, negatives.mask.sum(1).float())

@@ -24,11 +24,11 @@ from transformers.pytorch_utils import Conv1D
 
 from pocketrec.errors import DataError
 
+from .arithmetic import bf16_is_fast
 from .llm_checkpoint import LanguageModel, load_decoder
 from .llm_config import LLMConfig
 from .llm_prompts import Prompts, Tokens, by_length, narrowed
 from .teachers import Positions
-from .training import bf16_is_fast
 
 HEAD = "pocketrec-llm.json"
 # Of cosines, as in CLIP (Radford et al., 2021): beyond it training becomes unstable.

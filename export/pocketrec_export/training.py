@@ -26,6 +26,7 @@ from accelerate.utils import set_seed
 from numpy.typing import NDArray
 from torch import Tensor
 
+from .arithmetic import bf16_is_fast
 from .batches import Batch, Epoch, Histories
 from .config import TrainingConfig
 from .distillation import Distillation
@@ -38,7 +39,7 @@ from .student import Student
 from .training_state import EpochRecord, Place, TrainingRun, generator_states, restore_generators
 from .updates import Updates
 
-__all__ = ["EpochRecord", "TrainingResult", "bf16_is_fast", "train"]
+__all__ = ["EpochRecord", "TrainingResult", "train"]
 
 log = logging.getLogger(__name__)
 
@@ -58,14 +59,6 @@ class TrainingResult:
     epochs: list[EpochRecord]
     seconds: float
     stopped: str
-
-
-def bf16_is_fast() -> bool:
-    """Whether matrix products in bfloat16 pay on this machine: on a GPU, or with AVX-512 BF16 or AMX."""
-    if torch.cuda.is_available():
-        return torch.cuda.is_bf16_supported()
-    supported = getattr(torch.cpu, "_is_avx512_bf16_supported", None)
-    return bool(supported and supported())
 
 
 def train(
@@ -206,7 +199,7 @@ class _EpochRun:
 
 
 def _in_bf16(config: TrainingConfig) -> bool:
-    return config.mixed_precision == "bf16" or (config.mixed_precision == "auto" and bf16_is_fast())
+    return config.mixed_precision == "bf16" or (config.mixed_precision == "auto" and agreed(bf16_is_fast()))
 
 
 def _progress(label: str, total: int, done: int) -> Progress | nullcontext[None]:

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 
+from pocketrec_export.arithmetic import bf16_is_fast
 from pocketrec_export.batches import Epoch
 from pocketrec_export.cache import CacheWriter, TeacherCache
 from pocketrec_export.config import BuildConfig
@@ -20,7 +21,6 @@ from pocketrec_export.model import Material
 from pocketrec_export.sequence import SequenceRanker
 from pocketrec_export.student import Student
 from pocketrec_export.teachers import Positions, lists_from_log_probs
-from pocketrec_export.training import bf16_is_fast
 from pocketrec_export.training_state import TrainingRun
 from pocketrec_export.updates import Updates
 
