@@ -1,7 +1,8 @@
 """The hostile corpus: bundles that every runtime must refuse, each with the code it must refuse them with.
 
 A case changes a good bundle directory in place and returns what to open: the directory, or an archive made of
-it. `reseal` puts sizes, hashes and id right again, for faults that lie behind the hashes.
+it. `reseal` puts sizes, hashes and id right again, for faults that lie behind the hashes. Which step has to
+refuse a case is its `stage`, see `hostile_base.Hostile`.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import hostile_graphs
 from hostile_archives import members, pack
 from hostile_base import (
     CASES,
@@ -25,8 +27,29 @@ from hostile_base import (
     reseal,
     tensors_case,
 )
+from hostile_graph_base import tiny_graph
+from hostile_later import PINNED_KEY
+from tiny_bundle import write_tiny_bundle
 
-__all__ = ["CASES", "Hostile", "edit_manifest", "edit_tensors", "members", "pack", "reseal"]
+__all__ = [
+    "CASES",
+    "PINNED_KEY",
+    "Hostile",
+    "edit_manifest",
+    "edit_tensors",
+    "good_bundle",
+    "members",
+    "pack",
+    "reseal",
+]
+assert hostile_graphs.__all__ == []  # importing it is what registers its cases
+
+
+def good_bundle(out: Path) -> Path:
+    """The sound bundle that every case starts from: a directory, unsigned, with a graph for ONNX Runtime
+    (which is not the backbone: its golden vectors hold on the `numpy` engine alone)."""
+    graph: bytes = tiny_graph().SerializeToString()
+    return write_tiny_bundle(out, onnx=graph, engines={"onnxruntime": {"min_version": "1.20"}})
 
 
 # Files and folders.

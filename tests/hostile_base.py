@@ -8,32 +8,42 @@ import struct
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 Manifest = dict[str, Any]
 Header = dict[str, Any]
 
 
+Stage = Literal["open", "golden", "text", "graph"]
+
+
 @dataclass(frozen=True)
 class Hostile:
-    """One case: its name, the code of the refusal, and what makes it from a good bundle."""
+    """One case: its name, the code of the refusal, what makes it from a good bundle, where it is refused.
+
+    `stage` is the step that has to refuse it, at the latest: `open` (with `keys`, raw public keys, pinned),
+    or a later one of what is only read when it is used: `golden` (the vectors are replayed), `text` (the
+    tokenizer is loaded), `graph` (`model.onnx` is handed to ONNX Runtime).
+    """
 
     name: str
     code: str
     make: Callable[[Path], Path]
+    stage: Stage = "open"
+    keys: tuple[bytes, ...] = ()
 
 
 CASES: list[Hostile] = []
 
 
 def case(
-    code: str, name: str = ""
+    code: str, name: str = "", *, stage: Stage = "open", keys: tuple[bytes, ...] = ()
 ) -> Callable[[Callable[[Path], Path | None]], Callable[[Path], Path | None]]:
     """Register a function that harms the bundle and returns what to open (None: the directory)."""
 
     def register(function: Callable[[Path], Path | None]) -> Callable[[Path], Path | None]:
         title = name or function.__name__.replace("_", "-")
-        CASES.append(Hostile(title, code, lambda bundle: function(bundle) or bundle))
+        CASES.append(Hostile(title, code, lambda bundle: function(bundle) or bundle, stage, keys))
         return function
 
     return register

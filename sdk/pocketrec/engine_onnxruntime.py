@@ -9,6 +9,7 @@ import numpy as np
 
 from pocketrec.engines import CheckedEngine, FloatArray
 from pocketrec.errors import BundleError, PocketrecError
+from pocketrec.onnx_shapes import check_graph
 
 # Releases from 1.29 on report usage over the network unless this is set before the library loads.
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
@@ -20,9 +21,15 @@ if TYPE_CHECKING:
 
 
 def load(bundle: Bundle, threads: int) -> OnnxRuntimeEngine:
-    """The engine of this bundle; the graph's inputs and outputs are compared with the manifest."""
+    """The engine of this bundle; a graph that the format does not admit never reaches ONNX Runtime.
+
+    Raises:
+        BundleError: `graph-invalid`, see `onnx_shapes`.
+        PocketrecError: `engine-failed`.
+    """
     graph = bundle.manifest.graph
     model = bundle.path_or_bytes(bundle.manifest.engines["onnxruntime"].file)
+    check_graph(model, bundle.manifest)
     return OnnxRuntimeEngine(model, graph.length, graph.dim, threads)
 
 

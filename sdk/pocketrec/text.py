@@ -46,6 +46,12 @@ class TextRows:
         if not ids:
             return np.zeros(self._words.d, np.float32)
         tokens, counts = np.unique(np.asarray(ids, np.int64), return_counts=True)
+        if tokens[-1] >= self._words.n:
+            raise BundleError(
+                f"tokenizer.json numbers a token {tokens[-1]}, the word table has {self._words.n} rows.",
+                code="tokenizer-invalid",
+                remedy="Build the bundle again.",
+            )
         weights = (1 + np.log(counts)) * self._idf[tokens]
         norm = np.linalg.norm(weights)
         if norm > 0:

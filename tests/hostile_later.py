@@ -1,0 +1,122 @@
+"""Cases of the hostile corpus beyond files and tables: signatures, golden vectors, tokenizers."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from hostile_base import case, edit_manifest, reseal
+
+_OURS = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
+_THEIRS = Ed25519PrivateKey.from_private_bytes(bytes(range(32, 64)))
+PINNED_KEY = _OURS.public_key().public_bytes_raw()
+_KEYS = (PINNED_KEY,)
+_ORDER = 2**252 + 27742317777372353535851937790883648493
+
+
+def sign(bundle: Path, key: Ed25519PrivateKey = _OURS) -> None:
+    """Sign the manifest as it is now."""
+    (bundle / "manifest.sig").write_bytes(key.sign((bundle / "manifest.json").read_bytes()))
+
+
+@case("signature-missing", keys=_KEYS)
+def signature_absent(bundle: Path) -> None:
+    (bundle / "manifest.sig").unlink(missing_ok=True)
+
+
+@case("signature-invalid", keys=_KEYS)
+def signature_of_another_key(bundle: Path) -> None:
+    sign(bundle, _THEIRS)
+
+
+@case("signature-invalid", keys=_KEYS)
+def signature_of_another_manifest(bundle: Path) -> None:
+    sign(bundle)
+    edit_manifest(bundle, lambda manifest: manifest.update(name="other"))
+
+
+@case("signature-invalid", keys=_KEYS)
+def signature_of_zeros(bundle: Path) -> None:
+    (bundle / "manifest.sig").write_bytes(bytes(64))
+
+
+@case("signature-invalid", keys=_KEYS)
+def signature_with_one_bit_flipped(bundle: Path) -> None:
+    sign(bundle)
+    raw = bytearray((bundle / "manifest.sig").read_bytes())
+    raw[7] ^= 1
+    (bundle / "manifest.sig").write_bytes(raw)
+
+
+@case("signature-invalid", keys=_KEYS)
+def signature_in_its_second_form(bundle: Path) -> None:
+    """S plus the order of the group: a lax verifier takes it for a second signature (RFC 8032, 5.1.7)."""
+    sign(bundle)
+    raw = (bundle / "manifest.sig").read_bytes()
+    second = int.from_bytes(raw[32:], "little") + _ORDER
+    (bundle / "manifest.sig").write_bytes(raw[:32] + second.to_bytes(32, "little"))
+
+
+@case("signature-invalid", keys=(bytes([1]) + bytes(31),))
+def signature_under_a_key_of_small_order(bundle: Path) -> None:
+    """The neutral element as R: with that key and S = 0 a verifier without checks takes it for every text."""
+    (bundle / "manifest.sig").write_bytes(bytes([2]) + bytes(63))
+
+
+def _edit_json(bundle: Path, name: str, change: Callable[[Any], object]) -> None:
+    value = json.loads((bundle / name).read_bytes())
+    change(value)
+    (bundle / name).write_text(json.dumps(value), "utf-8")
+    reseal(bundle)
+
+
+def _golden_case(name: str, change: Callable[[Any], object]) -> None:
+    @case("golden-invalid", f"golden-{name}", stage="golden")
+    def make(bundle: Path) -> None:
+        _edit_json(bundle, "golden.json", change)
+
+
+_golden_case("unknown-key", lambda g: g.update(surprise=1))
+_golden_case("tolerance-negative", lambda g: g.update(tolerance=-1))
+_golden_case("tolerance-huge", lambda g: g.update(tolerance=1e300))
+_golden_case("scores-missing", lambda g: g["cases"][0]["scores"].pop())
+_golden_case("more-than-k", lambda g: g["cases"][0].update(k=1))
+_golden_case("k-zero", lambda g: g["cases"][0].update(k=0))
+_golden_case("k-huge", lambda g: g["cases"][0].update(k=2**40))
+_golden_case("history-of-numbers", lambda g: g["cases"][0].update(history=[[1, 2, 3]]))
+
+
+@case("json-invalid", stage="golden")
+def golden_with_nan(bundle: Path) -> None:
+    (bundle / "golden.json").write_bytes(b'{"tolerance": NaN, "cases": []}')
+    reseal(bundle)
+
+
+@case("too-large", stage="golden")
+def golden_of_seventeen_megabytes(bundle: Path) -> None:
+    (bundle / "golden.json").write_bytes(b" " * (17 << 20))
+    reseal(bundle)
+
+
+@case("tokenizer-invalid", stage="text")
+def tokenizer_no_json(bundle: Path) -> None:
+    (bundle / "tokenizer.json").write_bytes(b"{")
+    reseal(bundle)
+
+
+@case("tokenizer-invalid", stage="text")
+def tokenizer_with_more_tokens_than_words(bundle: Path) -> None:
+    def change(tokenizer: Any) -> None:
+        tokenizer["model"]["vocab"] |= {f"more{n}": 1000 + n for n in range(1000)}
+
+    _edit_json(bundle, "tokenizer.json", change)
+
+
+@case("tokenizer-invalid", stage="text")
+def tokenizer_with_a_token_beyond_the_words(bundle: Path) -> None:
+    """As many tokens as rows, one of them numbered far beyond."""
+    _edit_json(bundle, "tokenizer.json", lambda tokenizer: tokenizer["model"]["vocab"].update(w1=2**31))
