@@ -29,7 +29,7 @@ from pocketrec.errors import PocketrecError
 from pocketrec_export.precision import Precision, quantise_linear, scheme_of
 
 if TYPE_CHECKING:
-    from transformers import LlamaModel, Qwen3Model
+    from transformers import LlamaModel, PretrainedConfig, Qwen3Model
 
 ARCHITECTURES = ("qwen3", "llama")
 LINEARS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
@@ -78,42 +78,13 @@ class Backbone(nn.Module):
             PocketrecError: code "backbone-unsupported", the configuration has something the format lacks.
         """
         config = model.config
-        if config.model_type not in ARCHITECTURES:
-            raise PocketrecError(
-                f"the backbone's architecture is {config.model_type!r}, which the bundle format lacks.",
-                code="backbone-unsupported",
-                remedy=f"Use one of {', '.join(ARCHITECTURES)} (SmolLM and many others are stored as llama).",
-            )
-        unsupported = {
-            "attention_bias": config.attention_bias,
-            "mlp_bias": getattr(config, "mlp_bias", False),
-            "use_sliding_window": getattr(config, "use_sliding_window", False),
-            "rope_scaling": config.rope_scaling,
-            "hidden_act": config.hidden_act != "silu" and config.hidden_act,
-        }
-        for key, value in unsupported.items():
-            if value:
-                raise PocketrecError(
-                    f"the backbone has {key} = {value!r}, which the bundle format lacks.",
-                    code="backbone-unsupported",
-                    remedy="Use a model without biases, windows and RoPE scaling.",
-                )
+        shape = decoder_shape(config)
         length, dim = recency.shape
         if dim != config.hidden_size:
             raise PocketrecError(
                 f"recency is {list(recency.shape)}, the backbone is {config.hidden_size} wide.",
                 code="bad-shape",
             )
-        shape = BackboneShape(
-            layers=config.num_hidden_layers,
-            heads=config.num_attention_heads,
-            kv_heads=config.num_key_value_heads,
-            head_dim=config.head_dim,
-            intermediate=config.intermediate_size,
-            rms_eps=float(config.rms_norm_eps),
-            rope_theta=float(config.rope_theta),
-            architecture=config.model_type,
-        )
         backbone = cls(shape, length, dim)
         state = {
             _our_name(name): value
@@ -211,6 +182,44 @@ class RmsNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         mean = functional.linear(x * x, self.average)
         return x * torch.rsqrt(mean + self.eps) * self.weight
+
+
+def decoder_shape(config: PretrainedConfig) -> BackboneShape:
+    """The shape of a decoder with this configuration.
+
+    Raises:
+        PocketrecError: code "backbone-unsupported", the configuration has something the format lacks.
+    """
+    if config.model_type not in ARCHITECTURES:
+        raise PocketrecError(
+            f"the backbone's architecture is {config.model_type!r}, which the bundle format lacks.",
+            code="backbone-unsupported",
+            remedy=f"Use one of {', '.join(ARCHITECTURES)} (SmolLM and many others are stored as llama).",
+        )
+    unsupported = {
+        "attention_bias": config.attention_bias,
+        "mlp_bias": getattr(config, "mlp_bias", False),
+        "use_sliding_window": getattr(config, "use_sliding_window", False),
+        "rope_scaling": config.rope_scaling,
+        "hidden_act": config.hidden_act != "silu" and config.hidden_act,
+    }
+    for key, value in unsupported.items():
+        if value:
+            raise PocketrecError(
+                f"the backbone has {key} = {value!r}, which the bundle format lacks.",
+                code="backbone-unsupported",
+                remedy="Use a model without biases, windows and RoPE scaling.",
+            )
+    return BackboneShape(
+        layers=config.num_hidden_layers,
+        heads=config.num_attention_heads,
+        kv_heads=config.num_key_value_heads,
+        head_dim=config.head_dim,
+        intermediate=config.intermediate_size,
+        rms_eps=float(config.rms_norm_eps),
+        rope_theta=float(config.rope_theta),
+        architecture=config.model_type,
+    )
 
 
 def backbone_tensors(backbone: Backbone, precision: Precision) -> dict[str, NDArray[np.generic]]:
