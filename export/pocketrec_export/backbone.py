@@ -108,12 +108,38 @@ class Backbone(nn.Module):
         return self.norm(last) + recent.view(1, self.dim)
 
     def linears(self) -> dict[str, nn.Linear]:
-        """Name, as in the format ("layers.0.q_proj"), to module, in the order of the graph."""
-        return {
-            f"layers.{i}.{name}": getattr(layer, name)
-            for i, layer in enumerate(self.layers)
-            for name in LINEARS
-        }
+        """Name, as in the format ("layers.0.q_proj"), to module, in the order of the graph.
+
+        A linear of low rank is two: "layers.0.q_proj.a", then "layers.0.q_proj.b".
+        """
+        found: dict[str, nn.Linear] = {}
+        for i, layer in enumerate(self.layers):
+            for name in LINEARS:
+                module = getattr(layer, name)
+                if isinstance(module, LowRankLinear):
+                    found |= {f"layers.{i}.{name}.a": module.a, f"layers.{i}.{name}.b": module.b}
+                else:
+                    found[f"layers.{i}.{name}"] = module
+        return found
+
+    @property
+    def is_low_rank(self) -> bool:
+        """Whether any linear is two."""
+        return any(isinstance(module, LowRankLinear) for module in self.modules())
+
+
+class LowRankLinear(nn.Module):
+    """x through `a` [rank, in], then `b` [out, rank]: a linear whose weight b · a has that rank at most."""
+
+    def __init__(self, a: Tensor, b: Tensor) -> None:
+        super().__init__()
+        self.a, self.b = _linear(a.shape[1], a.shape[0]), _linear(b.shape[1], b.shape[0])
+        # Contiguous: the ONNX exporter stumbles over weights that lie transposed in memory.
+        for linear, weight in ((self.a, a), (self.b, b)):
+            linear.weight.data = weight.detach().clone(memory_format=torch.contiguous_format)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.b(self.a(x))
 
 
 class Layer(nn.Module):

@@ -23,7 +23,7 @@ from pocketrec.catalogue import ID_COLUMN
 from pocketrec.errors import DataError
 from pocketrec.events import HistoryItem, check_text
 from pocketrec.golden import DEFAULT_TOLERANCE, Golden, Request
-from pocketrec.manifest import Backbone, EngineFile, Scheme
+from pocketrec.manifest import LOW_RANK, Backbone, EngineFile, Scheme
 from pocketrec.quantise import quantise_rows_int4, quantise_rows_int8
 
 Tensors = Mapping[str, NDArray[Any]]
@@ -119,6 +119,11 @@ class BundleContent:
     extra: Mapping[str, Any] = field(default_factory=dict)
     created: str | None = None
     producer: str = f"pocketrec {pocketrec.__version__}"
+
+    def requires(self) -> tuple[str, ...]:
+        """The features that a reader has to know."""
+        low_rank = any(name.endswith((".a", ".a.q")) for name in self.backbone_tensors)
+        return (LOW_RANK,) if low_rank else ()
 
     def tensor_files(self) -> dict[str, dict[str, NDArray[Any]]]:
         """The safetensors files, by name."""

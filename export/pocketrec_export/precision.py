@@ -45,9 +45,10 @@ def int4(path: str, shape: Sequence[int]) -> Scheme:
 
 def mixed(path: str, shape: Sequence[int]) -> Scheme:
     """Eight bits where errors are felt most, attention and the item table; four in MLP and word table."""
+    whole = path.removesuffix(".a").removesuffix(".b")  # the parts of a low-rank linear are as sensitive
     return (
         "int8"
-        if path == "tables.items" or path.endswith(("q_proj", "k_proj", "v_proj", "o_proj"))
+        if path == "tables.items" or whole.endswith(("q_proj", "k_proj", "v_proj", "o_proj"))
         else "int4"
     )
 
@@ -65,7 +66,7 @@ def recipe(name: str) -> Precision:
         raise PocketrecError(
             f"there is no precision {name!r}.",
             code="precision-unknown",
-            remedy=f"Choose one of {', '.join(RECIPES)}.",
+            remedy=f"Choose one of {', '.join(RECIPES)}, or search.",
         )
     return RECIPES[name]
 

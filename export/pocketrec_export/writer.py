@@ -16,7 +16,8 @@ import os
 import secrets
 import shutil
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +55,7 @@ def write_bundle(
     force: bool = False,
     sign_key: bytes | None = None,
     as_zip: bool = False,
+    measure: Callable[[Path], Mapping[str, Any]] | None = None,
     check: Callable[[Path], None] | None = None,
 ) -> Path:
     """Write `content` as a bundle at `out` and return its path.
@@ -62,6 +64,8 @@ def write_bundle(
         force: replace a bundle that is there.
         sign_key: Ed25519 private key in PEM; the bundle is then signed.
         as_zip: one stored ZIP instead of a directory.
+        measure: called with the hidden directory once a runtime can open it; what it returns joins the
+            figures of the manifest. What it raises stops the writing.
         check: called with the hidden directory once it holds the whole bundle; what it raises stops the
             writing, and nothing is left behind.
 
@@ -78,7 +82,7 @@ def write_bundle(
             refuse_existing(target, force)
             work, archive = _hidden(target, "new"), _hidden(target, "new")
             try:
-                _write_directory(work, content, sign_key)
+                _write_directory(work, content, sign_key, measure)
                 if check is not None:
                     check(work)
                 if as_zip:
@@ -156,10 +160,16 @@ def zip_directory(source: Path, out: Path) -> None:
         os.fsync(raw.fileno())
 
 
-def _write_directory(work: Path, content: BundleContent, sign_key: bytes | None) -> None:
+def _write_directory(
+    work: Path,
+    content: BundleContent,
+    sign_key: bytes | None,
+    measure: Callable[[Path], Mapping[str, Any]] | None,
+) -> None:
     """The finished, checked and flushed bundle in the new directory `work`."""
     work.mkdir()
     files: dict[str, FileEntry] = {}
+    measured: dict[str, Any] = {}
     for name, tensors in content.tensor_files().items():
         files[name] = _write(work / name, tensor_bytes(tensors))
     for name, data in content.other_files().items():
@@ -167,19 +177,25 @@ def _write_directory(work: Path, content: BundleContent, sign_key: bytes | None)
 
     def finish(golden: Golden) -> None:
         files[GOLDEN_NAME] = _write(work / GOLDEN_NAME, json_bytes(golden.model_dump(mode="json")))
-        raw = json_bytes(_manifest(content, files).model_dump(mode="json"))
+        described = replace(content, figures={**content.figures, **measured})
+        raw = json_bytes(_manifest(described, files).model_dump(mode="json"))
         _write(work / MANIFEST_NAME, raw)
         if sign_key is not None:
             _write(work / SIGNATURE_NAME, signing.sign(raw, sign_key))
 
     if isinstance(content.golden, Golden):
-        finish(content.golden)
+        golden = content.golden
+        finish(golden)
     else:
         # The vectors are what the definition answers, and it needs a bundle to run on: one without vectors.
         finish(Golden(tolerance=content.tolerance, cases=()))
         with Recommender.open(work, engine="numpy") as recommender:
             cases = compute_cases(recommender, content.golden)
-        finish(Golden(tolerance=content.tolerance, cases=tuple(cases)))
+        golden = Golden(tolerance=content.tolerance, cases=tuple(cases))
+        finish(golden)
+    if measure is not None:
+        measured |= measure(work)
+        finish(golden)
     Bundle.open(work).close()
     _sync_directory(work)
 
@@ -211,7 +227,7 @@ def _build_manifest(content: BundleContent, files: dict[str, FileEntry]) -> Mani
     fields: dict[str, Any] = {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
-        "requires": (),
+        "requires": content.requires(),
         "bundle_id": bundle_id(ordered),
         "name": content.name,
         "model_version": content.model_version,

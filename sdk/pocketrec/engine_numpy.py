@@ -101,6 +101,8 @@ class NumpyEngine(CheckedEngine):
         return self.tensors[name] * normed
 
     def _linear(self, x: Array, name: str) -> Array:
+        if self._is_low_rank(name):
+            return self._linear(self._linear(x, f"{name}.a"), f"{name}.b")
         if name in self.tensors:
             return x @ self.tensors[name].T
         q, scale = self.tensors[f"{name}.q"], self.tensors[f"{name}.scale"]
@@ -113,14 +115,36 @@ class NumpyEngine(CheckedEngine):
         for name, wanted in self._vectors().items():
             self._expect(name, wanted, np.float32)
         for name, (out, inner) in linear_shapes(self.shape, self.dim).items():
-            if name in self.tensors:
-                self._expect(name, (out, inner), np.float32)
-            elif f"{name}.q" in self.tensors and self.tensors[f"{name}.q"].dtype == np.int8:
-                self._expect(f"{name}.q", (out, inner), np.int8)
-                self._expect(f"{name}.scale", (out,), np.float32)
+            if self._is_low_rank(name):
+                rank = self._rank(name, min(out, inner))
+                self._expect_linear(f"{name}.a", rank, inner)
+                self._expect_linear(f"{name}.b", out, rank)
             else:
-                self._expect(f"{name}.q", (out, inner // 2), np.uint8)
-                self._expect(f"{name}.scale", (out, inner // 32), np.float32)
+                self._expect_linear(name, out, inner)
+
+    def _is_low_rank(self, name: str) -> bool:
+        return f"{name}.a" in self.tensors or f"{name}.a.q" in self.tensors
+
+    def _rank(self, name: str, most: int) -> int:
+        """What `NAME.a` says of the rank; `NAME.b` is held against it."""
+        factor = self.tensors[f"{name}.a" if f"{name}.a" in self.tensors else f"{name}.a.q"]
+        rank = factor.shape[0] if factor.ndim == 2 else 0
+        if not 1 <= rank <= most:
+            raise BundleError(
+                f"{name!r} is {list(factor.shape)} in its first part; its rank must be 1 to {most}.",
+                remedy="Build the bundle again.",
+            )
+        return rank
+
+    def _expect_linear(self, name: str, out: int, inner: int) -> None:
+        if name in self.tensors:
+            self._expect(name, (out, inner), np.float32)
+        elif f"{name}.q" in self.tensors and self.tensors[f"{name}.q"].dtype == np.int8:
+            self._expect(f"{name}.q", (out, inner), np.int8)
+            self._expect(f"{name}.scale", (out,), np.float32)
+        else:
+            self._expect(f"{name}.q", (out, inner // 2), np.uint8)
+            self._expect(f"{name}.scale", (out, inner // 32), np.float32)
 
     def _vectors(self) -> dict[str, tuple[int, ...]]:
         shapes: dict[str, tuple[int, ...]] = {"norm": (self.dim,), "recency": (self.length, self.dim)}

@@ -15,7 +15,10 @@ from pocketrec.errors import BundleError
 
 FORMAT = "pocketrec-bundle"
 FORMAT_VERSION = 1
-KNOWN_FEATURES: frozenset[str] = frozenset()
+LOW_RANK = "low-rank"
+"""Some linear of the backbone is two (docs/bundle.md, section 5)."""
+
+KNOWN_FEATURES: frozenset[str] = frozenset({LOW_RANK})
 """Names that `requires` may hold; format version 1 defines none."""
 
 MANIFEST_NAME = "manifest.json"
