@@ -18,6 +18,7 @@ from pocketrec_export.student_ranks import student_ranks
 SEEDS = st.integers(0, 2**32 - 1)
 CONFIGS = st.builds(
     DuoKDConfig,
+    positives=st.sampled_from(["ranking", "list"]),
     top_k=st.integers(1, 3),
     negatives=st.integers(0, 12),
     student_top=st.integers(1, ITEMS),

@@ -197,6 +197,8 @@ def losses(world: World, p: int, negatives: list[int], config: DuoKDConfig) -> t
     positive = 0.0
     for k, weight in enumerate(positive_weights(world, p, config)):
         below = sum(math.exp(z[i]) for i in chosen[k:]) + sum(math.exp(z[n]) for n in negatives)
+        if config.positives == "list":
+            below = sum(math.exp(value) for value in z.values())
         positive -= weight * (z[chosen[k]] - math.log(below))
     total = 1.0
     for n in negatives:

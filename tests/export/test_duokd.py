@@ -24,8 +24,10 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from pocketrec.errors import DataError
+from pocketrec_export.cache import TeacherBatch
 from pocketrec_export.config import DuoKDConfig
 from pocketrec_export.duokd import negative_loss, positive_loss
+from pocketrec_export.kl import kl_loss
 from pocketrec_export.known import KnownItems
 from pocketrec_export.losses import next_item_loss
 
@@ -139,7 +141,7 @@ def test_the_target_alone_and_no_negatives_cost_nothing(position: dict[str, Tens
 
 
 def test_k_1_where_the_teacher_agrees_and_no_negatives_cost_nothing() -> None:
-    config = DuoKDConfig(top_k=1, negatives=0)
+    config = DuoKDConfig(positives="ranking", top_k=1, negatives=0)
     world = make_world(5)
     agreed = world.teacher.ids.clone()
     agreed[:, 0] = world.candidates.items[world.candidates.targets]
@@ -208,7 +210,7 @@ def test_an_unreliable_teacher_leaves_plain_next_item_training(seed: int, config
 
 @given(seed=SEEDS, config=CONFIGS)
 def test_without_the_negative_loss_it_is_weighted_rrd(seed: int, config: DuoKDConfig) -> None:
-    config = config.model_copy(update={"lambda_negative": 0.0, "margin": 5.0})
+    config = config.model_copy(update={"positives": "ranking", "lambda_negative": 0.0, "margin": 5.0})
     world = make_world(seed, requires_grad=True)
     terms = loss_of(world, config, seed)
     extraction = extract(world, config)
@@ -226,6 +228,27 @@ def test_without_the_negative_loss_it_is_weighted_rrd(seed: int, config: DuoKDCo
     if config.lambda_positive > 0:
         here, there = (torch.autograd.grad(value, z)[0] for value in (terms.total, loss))
         np.testing.assert_allclose(here, there, rtol=1e-3, atol=1e-5)
+
+
+@given(seed=SEEDS, complete=st.booleans())
+def test_lists_weighted_by_confidence_alone_are_the_divergence_from_the_teacher(
+    seed: int, complete: bool
+) -> None:
+    config = DuoKDConfig(
+        positives="list", top_k=3, gamma_position=0, gamma_confidence=1, gamma_overlap=0, lambda_negative=0
+    )
+    world = make_world(seed, complete)
+    terms = loss_of(world, config, seed)
+    alike = [p for p in world.positions if set(positives(world, p, config)) == set(world.teacher_list(p)[:3])]
+    for p in alike:
+        one = replace(
+            world.candidates,
+            scores=world.candidates.scores[p : p + 1],
+            targets=world.candidates.targets[p : p + 1],
+        )
+        fields = ("index", "ids", "log_probs", "target_rank", "target_log_prob")
+        lists = TeacherBatch(*(getattr(world.teacher, name)[p : p + 1] for name in fields))
+        assert terms.positive[p].item() == pytest.approx(kl_loss(one, lists, 3).item(), rel=1e-4, abs=1e-5)
 
 
 @given(seed=SEEDS, config=CONFIGS, complete=st.booleans())
@@ -278,7 +301,9 @@ def test_gradients_are_those_of_finite_differences(position: dict[str, Tensor]) 
 
 def test_learning_brings_the_students_list_into_the_teachers_order() -> None:
     world = make_world(21, requires_grad=True)
-    config = DuoKDConfig(top_k=3, negatives=8, lambda_positive=1, lambda_negative=1, reliability=False)
+    config = DuoKDConfig(
+        positives="ranking", top_k=3, negatives=8, lambda_positive=1, lambda_negative=1, reliability=False
+    )
     optimizer = torch.optim.Adam([world.candidates.scores], lr=0.1)
     for step in range(300):
         optimizer.zero_grad()
