@@ -23,6 +23,9 @@ from pocketrec import __version__
 from pocketrec.errors import PocketrecError
 from pocketrec.output import note, print_json
 
+FAILED_CHECKS = {"budget-missed"}
+"""Codes of errors that are a failed check; the others are bad input."""
+
 OURS = ("pocketrec", "pocketrec_export", "pocketrec_tools")
 
 
@@ -50,9 +53,18 @@ VERBS: dict[str, Verb] = {
     "verify": Verb(
         "pocketrec.verbs", "cli_verify", "Hashes, signature, golden vectors on every runtime present."
     ),
+    "install": Verb(
+        "pocketrec.verbs_install", "cli_install", "A bundle or delta into a directory of versions, live."
+    ),
     "rank": Verb("pocketrec.verbs", "cli_rank", "Rank the catalogue for a history."),
     "evaluate": Verb(
         "pocketrec_tools.evaluate", "cli_evaluate", "Quality of a bundle on held-out events.", "export"
+    ),
+    "simulate": Verb(
+        "pocketrec_tools.simulate_cli",
+        "cli_simulate",
+        "Replay users as phones: report, plots, a page.",
+        "tools",
     ),
     "bench": Verb("pocketrec_tools.bench", "cli_bench", "Latency, memory and size, side by side.", "tools"),
 }
@@ -143,7 +155,7 @@ def _fail(error: PocketrecError, arguments: list[str]) -> None:
     if "--json" in arguments:
         message = str(error).removesuffix(error.remedy).rstrip()
         print_json({"error": {"code": error.code, "message": message, "remedy": error.remedy}})
-    sys.exit(2)
+    sys.exit(1 if error.code in FAILED_CHECKS else 2)
 
 
 if __name__ == "__main__":
