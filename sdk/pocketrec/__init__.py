@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from pocketrec.events import Event
     from pocketrec.gate import StoppedError
     from pocketrec.history import History, HistoryError
+    from pocketrec.install_versions import Installed, install, installed, open_installed, roll_back
     from pocketrec.ranking import Ranking, Recommendation
     from pocketrec.recommender import Recommender
 
@@ -31,11 +32,16 @@ _HOME = {
     "Event": "events",
     "History": "history",
     "HistoryError": "history",
+    "Installed": "install_versions",
     "PocketrecError": "errors",
     "Ranking": "ranking",
     "Recommendation": "ranking",
     "Recommender": "recommender",
     "StoppedError": "gate",
+    "install": "install_versions",
+    "installed": "install_versions",
+    "open_installed": "install_versions",
+    "roll_back": "install_versions",
 }
 
 __all__ = [
@@ -44,12 +50,17 @@ __all__ = [
     "Event",
     "History",
     "HistoryError",
+    "Installed",
     "PocketrecError",
     "Ranking",
     "Recommendation",
     "Recommender",
     "StoppedError",
     "__version__",
+    "install",
+    "installed",
+    "open_installed",
+    "roll_back",
 ]
 
 

@@ -110,6 +110,10 @@ class Bundle:
         """Bytes of every file, the manifest and its signature included."""
         return self._container.sizes
 
+    def file_view(self, name: str) -> memoryview:
+        """A file's bytes as they were hashed, read-only, not copied."""
+        return self._view(name)
+
     def file_bytes(self, name: str) -> bytes:
         """A copy of a file's bytes, as they were hashed."""
         return bytes(self._view(name))

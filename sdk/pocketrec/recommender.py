@@ -26,6 +26,7 @@ from pocketrec.gate import Calls, Gate, State, Stop
 from pocketrec.history import History
 from pocketrec.incremental import StoredHistory
 from pocketrec.inputs import Known
+from pocketrec.install_state import is_installed
 from pocketrec.ranking import Ranking, Recommendation, ScoreVector, best_allowed, distinct, member, top_k
 from pocketrec.request import Request, check_k
 
@@ -61,7 +62,8 @@ class Recommender:
         """Verify and map the bundle, open the history, load the engine and run it once.
 
         Args:
-            bundle: directory or stored ZIP.
+            bundle: directory or stored ZIP; or a directory of versions that `pocketrec.install` made, for
+                the live one (`open_installed`).
             history: file of this person's history, made when absent; ":memory:" keeps it in memory; or a
                 `History` that the caller made, with a key or retention of its own (it is closed with the
                 recommender; when opening fails, it stays open).
@@ -78,6 +80,18 @@ class Recommender:
             HistoryError: the history cannot be used.
             PocketrecError: `engine-unavailable`, or `engine-failed` when the first run fails.
         """
+        if is_installed(bundle):
+            from pocketrec.install_versions import open_installed
+
+            return open_installed(
+                bundle,
+                history,
+                engine,
+                public_keys=public_keys,
+                threads=threads,
+                verified=verified,
+                on_state=on_state,
+            )
         made = cls(on_state)
         made._load(bundle, history, engine, public_keys, threads, verified)
         return made

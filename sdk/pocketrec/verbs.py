@@ -57,7 +57,7 @@ def cli_rank(
             "rank needs a history.", code="history-invalid", remedy="Give either --items or --history."
         )
     stored = History(history, create=False) if history is not None else ":memory:"
-    with Recommender.open(bundle, stored, engine, public_keys=_keys(public_key)) as recommender:
+    with Recommender.open(bundle, stored, engine, public_keys=read_keys(public_key)) as recommender:
         if items is not None:
             ranking = recommender.rank(items.split(",") if items else [], k)
         else:
@@ -118,7 +118,7 @@ def cli_verify(bundle: BundlePath, public_key: PublicKeys = None, as_json: AsJso
     """Check hashes, limits, signature and the golden vectors on every runtime present."""
     from pocketrec.verify import verify
 
-    result = verify(bundle, _keys(public_key))
+    result = verify(bundle, read_keys(public_key))
     if as_json:
         print_json(result.to_dict())
     else:
@@ -138,7 +138,8 @@ def _figures(name: str, value: Any) -> Iterator[tuple[str, str]]:
         yield name, f"{value:.4f}" if isinstance(value, float) else str(value)
 
 
-def _keys(paths: list[Path] | None) -> list[bytes]:
+def read_keys(paths: list[Path] | None) -> list[bytes]:
+    """The bytes of the files that `--public-key` names."""
     from pocketrec.signing import read_key
 
     return [read_key(path) for path in paths or []]
