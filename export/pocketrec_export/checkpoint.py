@@ -24,7 +24,7 @@ import safetensors.numpy
 import torch
 from tokenizers import Tokenizer
 from torch import nn
-from transformers import PreTrainedTokenizerFast, Qwen3Model
+from transformers import LlamaModel, PreTrainedTokenizerFast, Qwen3Model
 
 from pocketrec.errors import DataError
 
@@ -39,7 +39,8 @@ class Checkpoint:
     """A student without the machinery that trained it.
 
     Attributes:
-        backbone: Qwen3Model, float32, in evaluation mode, with the word table as its token embedding.
+        backbone: Qwen3Model (a foreign one may be a LlamaModel), float32, in evaluation mode, with the word
+            table as its token embedding.
         item_rows: float32 [items, d], fused from text and behaviour.
         recency: float32 [length, d], weights of the history rows in the query, oldest position first.
         event_rows, gap_rows: float32 [events, d] and [thresholds + 2, d].
@@ -49,7 +50,7 @@ class Checkpoint:
         meta: the content of `pocketrec.json`.
     """
 
-    backbone: Qwen3Model
+    backbone: Qwen3Model | LlamaModel
     item_rows: np.ndarray
     recency: np.ndarray
     event_rows: np.ndarray

@@ -198,7 +198,7 @@ def distil(
     weights, known = weights[texts], known[texts]
     goal = axes.turned(known, np.full(len(axes.mean), axes.variance.sum() ** -0.5))[:, :dim]
     width = goal.shape[1]
-    words = _ridge(weights, goal, _choose_ridge(weights, goal, axes.scale(FLOOR)[:width], seed))
+    words = ridge_rows(weights, goal, choose_ridge(weights, goal, axes.scale(FLOOR)[:width], seed))
     size, rest = _mean_squares(weights, start).sum(), start[:, : dim - width]
     found = _mean_squares(weights, rest).sum()
     if found > 0:
@@ -213,14 +213,14 @@ def encoder_start_rows(
     return distil(features, embeddings, dim, seed).start_rows(floor)
 
 
-def _choose_ridge(weights: Any, goal: NDArray[np.float32], scale: NDArray[np.float64], seed: int) -> float:
+def choose_ridge(weights: Any, goal: NDArray[np.float32], scale: NDArray[np.float64], seed: int) -> float:
     """The ridge weight under which rows fitted to nine tenths of the items fit the others best."""
     held = np.random.default_rng(seed).permutation(len(goal)) < max(1, len(goal) // _HELD_OUT)
     some = slice(None, None, max(1, goal.shape[1] // _AXES))
     few = np.ascontiguousarray((goal * scale)[:, some], np.float32)
     left: dict[float, float] = {}
     for ridge in RIDGES:
-        rows = _ridge(weights[~held], few[~held], ridge)
+        rows = ridge_rows(weights[~held], few[~held], ridge)
         left[ridge] = float(((weights[held] @ rows - few[held]) ** 2).sum())
     best = min(left, key=left.__getitem__)
     explained = 1 - left[best] / max(float((few[held] ** 2).sum()), 1e-30)
@@ -228,7 +228,7 @@ def _choose_ridge(weights: Any, goal: NDArray[np.float32], scale: NDArray[np.flo
     return best
 
 
-def _ridge(weights: Any, goal: NDArray[np.floating], ridge: float) -> NDArray[np.float32]:
+def ridge_rows(weights: Any, goal: NDArray[np.floating], ridge: float) -> NDArray[np.float32]:
     """float32 [vocab, axes], by conjugate gradients; weights CSR [items, vocab], goal [items, axes]."""
     model = Ridge(alpha=ridge, fit_intercept=False, solver="sparse_cg", tol=1e-3, max_iter=200)
     rows = model.fit(weights, goal).coef_.astype(np.float32)
