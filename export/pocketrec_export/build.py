@@ -60,6 +60,7 @@ def build(
     teacher: str = "ensemble",
     work_dir: str | Path | None = None,
     max_minutes: float | None = None,
+    report_dir: str | Path | None = None,
 ) -> BuildResult:
     """Train a student on a data directory and write its bundle.
 
@@ -74,10 +75,11 @@ def build(
         teacher: what to distil from, see `options.TeacherChoice`; "none" trains on next items alone.
         work_dir: where stages are kept, `OUT.build` when None. The same build goes on there after a kill.
         max_minutes: stop training early enough to end about then.
+        report_dir: gets the page of the build, see `report`; None writes none.
 
     Raises:
         DataError: the data or configuration cannot be used.
-        PocketrecError: see `exporting.export_checkpoint`.
+        PocketrecError: see `exporting.export_checkpoint`; BudgetError when `options.budget` cannot be kept.
     """
     from .data import load_dataset
     from .writer import recover, refuse_existing
@@ -97,6 +99,7 @@ def build(
     from .exporting import export_checkpoint
     from .metrics import popularity_metrics
     from .model import Material
+    from .precision_quality import Judge
     from .processes import agreed, processes
     from .stages import Stages
     from .student import SIZES
@@ -141,7 +144,16 @@ def build(
     figures["student"] = asdict(trained)
     verification = None
     if is_main():
-        verification = export_checkpoint(load_checkpoint(directory), out, options, figures)
+        checkpoint = load_checkpoint(directory)
+        verification = export_checkpoint(
+            checkpoint,
+            out,
+            options,
+            figures,
+            settings=config.compression,
+            judge=Judge(checkpoint, dataset, config.compression.validation_users, config.seed),
+            report=Path(report_dir) if report_dir is not None else None,
+        )
     processes().wait_for_everyone()
     told: Verification | None = agreed(verification)
     assert told is not None  # the main process has made it

@@ -14,6 +14,7 @@ from pydantic import Field, ValidationError
 
 from pocketrec.errors import DataError
 
+from .compression_config import CompressionConfig
 from .llm_config import LLMConfig
 from .score_config import ScoresConfig
 from .section import Section
@@ -159,6 +160,7 @@ class BuildConfig(Section):
     duokd: DuoKDConfig = DuoKDConfig()
     llm: LLMConfig = LLMConfig()
     scores: ScoresConfig = ScoresConfig()
+    compression: CompressionConfig = CompressionConfig()
 
 
 def load_config(path: Path | None, overrides: dict[str, Any] | None = None) -> BuildConfig:

@@ -18,10 +18,15 @@ from pocketrec.verify import Verification, verify
 
 from .backbone import Backbone, backbone_tensors
 from .checkpoint import Checkpoint
+from .compression_config import CompressionConfig
 from .content import BundleContent, TableContent
+from .gate import Attempt, attempt, measure
 from .golden_requests import golden_requests
 from .options import TARGETS, ExportOptions
-from .precision import recipe, scheme_of
+from .precision import scheme_of
+from .precision_plan import Plan, Planner, compression_figures
+from .precision_quality import Judge
+from .report import write_report
 from .targets import Sample, export_target, tolerances
 from .writer import write_bundle
 
@@ -29,16 +34,58 @@ log = logging.getLogger(__name__)
 
 
 def export_checkpoint(
-    checkpoint: Checkpoint, out: Path, options: ExportOptions, figures: dict[str, Any] | None = None
+    checkpoint: Checkpoint,
+    out: Path,
+    options: ExportOptions,
+    figures: dict[str, Any] | None = None,
+    *,
+    settings: CompressionConfig | None = None,
+    judge: Judge | None = None,
+    report: Path | None = None,
 ) -> Verification:
     """Write the bundle of a checkpoint at `out`; what its own runtime says of it is the result.
+
+    Args:
+        settings: how it is made smaller; None takes the defaults.
+        judge: held-out histories of the checkpoint's data; a search, low rank and limits on quality need it.
+        report: the directory that gets the build's report, `OUT.report.html` and `.md`; None writes none.
 
     Raises:
         PocketrecError: `artifact-disagrees` when a target's artifact, run by its runtime, does not agree with
             the numpy engine; `exists`, `target-unknown`, `precision-unknown`. Nothing is left behind.
+        BudgetError: nothing that was tried keeps to `options.budget`. Nothing is left behind.
+        DataError: `data-missing`, without the judge that is needed.
     """
-    precision = recipe(options.precision)
-    backbone = Backbone.from_decoder(checkpoint.backbone, torch.from_numpy(checkpoint.recency))
+    planner = Planner(checkpoint, options, settings or CompressionConfig(), judge)
+    plan = planner.first()
+    while True:
+        try:
+            told = _write(checkpoint, out, options, figures or {}, planner, plan)
+        except _RefusedError as refused:
+            plan = planner.another(refused.attempt)
+            continue
+        if report is not None:
+            write_report(report, out, planner, plan)
+        return told
+
+
+class _RefusedError(Exception):
+    """The gate refused a bundle before it was put in place."""
+
+    def __init__(self, attempt: Attempt) -> None:
+        super().__init__(attempt.label)
+        self.attempt = attempt
+
+
+def _write(
+    checkpoint: Checkpoint,
+    out: Path,
+    options: ExportOptions,
+    figures: dict[str, Any],
+    planner: Planner,
+    plan: Plan,
+) -> Verification:
+    backbone, precision, item_rows = plan.backbone, plan.precision, plan.items
     tensors = backbone_tensors(backbone, precision)
     samples = catalogue_samples(checkpoint)
     engines: dict[str, dict[str, str | None]] = {}
@@ -51,14 +98,14 @@ def export_checkpoint(
         engines[engine] = _versions(engine)
     events = list(checkpoint.meta["events"])
     prior = checkpoint.seen.astype(np.float32)
-    shape = (len(checkpoint.item_ids), checkpoint.item_rows.shape[1])
+    shape = item_rows.shape
     content = BundleContent(
         name=options.name or out.stem,
-        precision=options.precision,
+        precision=plan.label,
         length=checkpoint.length,
         backbone=BackboneSpec(**asdict(backbone.shape)),
         backbone_tensors=tensors,
-        items=TableContent(scheme_of(precision, "tables.items", shape), rows=checkpoint.item_rows),
+        items=TableContent(scheme_of(precision, "tables.items", shape), rows=item_rows),
         words=TableContent(
             scheme_of(precision, "tables.words", checkpoint.words.shape), rows=checkpoint.words
         ),
@@ -81,11 +128,18 @@ def export_checkpoint(
         model_version=options.model_version,
         catalogue_version=options.catalogue_version,
         licences=options.licences,
-        figures=figures or {},
+        figures=figures,
         created=options.created,
     )
 
     results: list[Verification] = []
+    measured: dict[str, Any] = {}
+
+    def measure_it(directory: Path) -> dict[str, Any]:
+        if planner.judge is None and not options.budget:
+            return {}
+        measured.update(measure(directory, planner.judge))
+        return {"compression": compression_figures(planner, plan, figures, measured)}
 
     def check(directory: Path) -> None:
         results.append(verify(directory))
@@ -101,6 +155,12 @@ def export_checkpoint(
                 code="artifact-disagrees",
                 remedy="Choose another precision, or leave the target out with --targets.",
             )
+        if measured:
+            size = sum(file.stat().st_size for file in directory.iterdir())
+            found = attempt(options.precision, size, measured, planner.reference, options.budget)
+            if found.missed:
+                raise _RefusedError(found)
+            planner.tried.append(found)
 
     write_bundle(
         out,
@@ -108,6 +168,7 @@ def export_checkpoint(
         force=options.force,
         sign_key=options.sign_key,
         as_zip=options.as_zip,
+        measure=measure_it,
         check=check,
     )
     return results[0]

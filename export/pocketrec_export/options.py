@@ -14,13 +14,62 @@ from .precision import recipe
 TARGETS = {"onnx": ("onnxruntime", "model.onnx"), "executorch": ("executorch", "model.pte")}
 
 
+# A precision that is found under a budget, instead of a named one.
+SEARCH = "search"
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What a bundle may cost; None is no limit.
+
+    Attributes:
+        max_bytes: of all its files.
+        max_ndcg_loss: the part of the float32 student's NDCG@10 that may be lost, on validation users.
+        max_ms: median milliseconds of a ranked list, one thread, on the machine that builds.
+    """
+
+    max_bytes: int | None = None
+    max_ndcg_loss: float | None = None
+    max_ms: float | None = None
+
+    def __post_init__(self) -> None:
+        for name, value in (("max-bytes", self.max_bytes), ("max-ms", self.max_ms)):
+            if value is not None and not value > 0:
+                raise PocketrecError(
+                    f"--{name} {value:g} is not positive.",
+                    code="budget-invalid",
+                    remedy="Give a limit above 0.",
+                )
+        if self.max_ndcg_loss is not None and not 0 <= self.max_ndcg_loss < 1:
+            raise PocketrecError(
+                f"--max-ndcg-loss {self.max_ndcg_loss:g} is no part of 1.",
+                code="budget-invalid",
+                remedy="Give a part, such as 0.01 for one percent.",
+            )
+
+    def __bool__(self) -> bool:
+        return (self.max_bytes, self.max_ndcg_loss, self.max_ms) != (None, None, None)
+
+    def __str__(self) -> str:
+        parts = []
+        if self.max_bytes is not None:
+            parts.append(f"at most {self.max_bytes:,} bytes")
+        if self.max_ndcg_loss is not None:
+            parts.append(f"at most {self.max_ndcg_loss:.2%} of NDCG@10 lost")
+        if self.max_ms is not None:
+            parts.append(f"at most {self.max_ms:g} ms a list")
+        return ", ".join(parts) or "no limit"
+
+
 @dataclass(frozen=True)
 class ExportOptions:
     """What a bundle is to be.
 
     Attributes:
         targets: graphs to write, of `TARGETS`; the numpy engine needs none.
-        precision: a recipe of `precision.RECIPES`.
+        precision: a recipe of `precision.RECIPES`, or "search": the mix that loses least within
+            `budget.max_bytes`, or else the smallest that keeps to `budget.max_ndcg_loss`.
+        budget: what the finished bundle is held to.
         licences: SPDX expressions by what they cover.
         sign_key: Ed25519 private key, PEM; None leaves the bundle unsigned.
     """
@@ -35,6 +84,7 @@ class ExportOptions:
     as_zip: bool = False
     force: bool = False
     created: str | None = None
+    budget: Budget = Budget()
 
     def __post_init__(self) -> None:
         unknown = sorted(set(self.targets) - set(TARGETS))
@@ -44,7 +94,14 @@ class ExportOptions:
                 code="target-unknown",
                 remedy=f"Choose from {','.join(TARGETS)}.",
             )
-        recipe(self.precision)  # raises what there is no recipe for
+        if self.precision != SEARCH:
+            recipe(self.precision)  # raises what there is no recipe for
+        elif self.budget.max_bytes is None and self.budget.max_ndcg_loss is None:
+            raise PocketrecError(
+                f"--precision {SEARCH} needs something to search for.",
+                code="budget-invalid",
+                remedy="Give --max-bytes, --max-ndcg-loss or both.",
+            )
 
 
 NAMED_TEACHERS = ("ensemble", "sequence", "none")

@@ -23,7 +23,7 @@ from pocketrec.quantise import GROUP, pack_nibbles
 
 Scheme = Literal["fp32", "int8", "int4"]
 Precision = Callable[[str, Sequence[int]], Scheme]
-SCHEMES = ("fp32", "int8", "int4")
+SCHEMES: tuple[Scheme, ...] = ("fp32", "int8", "int4")
 
 _SMALLEST_NORMAL = np.float32(np.finfo(np.float32).smallest_normal)
 

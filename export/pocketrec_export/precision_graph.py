@@ -160,10 +160,9 @@ class Prefixes:
             steps = int(self.size[which].max())
             index = self.end[which][:, None] - np.arange(steps, 0, -1)[None]
             mask = np.arange(steps, 0, -1)[None] <= self.size[which][:, None]
-            index = torch.from_numpy(np.where(mask, index, 0))
+            index = np.where(mask, index, 0)
             seen = torch.from_numpy(mask.astype(np.float32))
-            names = (torch.from_numpy(a) for a in (self.histories.items, self.histories.events))
-            item, event = (name[index].long() for name in names)
-            gap = torch.from_numpy(self.histories.gaps)[index].long()
+            named = (self.histories.items, self.histories.events, self.histories.gaps)
+            item, event, gap = (torch.from_numpy(each[index].astype(np.int64)) for each in named)
             yield which, (items[item] + events[event] + gaps[gap]) * seen[:, :, None], seen
             first += count

@@ -15,7 +15,7 @@ from pocketrec.verbs import AsJson
 from .build import build
 from .config import load_config
 from .launched import is_main
-from .options import TARGETS, ExportOptions
+from .options import TARGETS, Budget, ExportOptions
 
 ALL_TARGETS = ",".join(TARGETS)
 
@@ -29,6 +29,7 @@ def _options(
     as_zip: bool,
     force: bool,
     versions: tuple[int, int],
+    budget: Budget,
 ) -> ExportOptions:
     licences: dict[str, str] = {}
     for entry in licence or []:
@@ -54,6 +55,7 @@ def _options(
         force=force,
         model_version=versions[0],
         catalogue_version=versions[1],
+        budget=budget,
     )
 
 
@@ -61,7 +63,7 @@ Out = Annotated[
     Path, typer.Option("--out", metavar="BUNDLE", help="Where the bundle goes.", show_default=False)
 ]
 Targets = Annotated[str, typer.Option("--targets", metavar="A,B", help="Graphs to write: onnx, executorch.")]
-PrecisionOption = Annotated[str, typer.Option("--precision", help="fp32, int8, int4 or mixed.")]
+PrecisionOption = Annotated[str, typer.Option("--precision", help="fp32, int8, int4, mixed or search.")]
 Name = Annotated[str, typer.Option("--name", help="Label in the manifest.  [default: the bundle's name]")]
 Licence = Annotated[
     list[str] | None,
@@ -72,6 +74,35 @@ Licence = Annotated[
 SignKey = Annotated[
     Path | None,
     typer.Option("--sign-key", metavar="FILE", help="Ed25519 private key, PEM.", show_default=False),
+]
+LowRank = Annotated[
+    float | None,
+    typer.Option(
+        "--low-rank", help="Part of the backbone's numbers to keep.  [default: 1]", show_default=False
+    ),
+]
+MaxBytes = Annotated[
+    int | None,
+    typer.Option("--max-bytes", metavar="N", help="Fail if the bundle is larger.", show_default=False),
+]
+MaxNdcgLoss = Annotated[
+    float | None,
+    typer.Option(
+        "--max-ndcg-loss", metavar="PART", help="Fail if more of NDCG@10 is lost: 0.01.", show_default=False
+    ),
+]
+MaxMs = Annotated[
+    float | None,
+    typer.Option("--max-ms", help="Fail if a list takes longer here.", show_default=False),
+]
+Report = Annotated[
+    Path | None,
+    typer.Option(
+        "--report",
+        metavar="DIR",
+        help="Where the build's report goes.  [default: beside it]",
+        show_default=False,
+    ),
 ]
 AsZip = Annotated[bool, typer.Option("--zip", help="One stored ZIP instead of a directory.")]
 Force = Annotated[bool, typer.Option("--force", help="Replace a bundle that is there.")]
@@ -105,6 +136,11 @@ def cli_build(
     ] = None,
     targets: Targets = ALL_TARGETS,
     precision: PrecisionOption = "int8",
+    low_rank: LowRank = None,
+    max_bytes: MaxBytes = None,
+    max_ndcg_loss: MaxNdcgLoss = None,
+    max_ms: MaxMs = None,
+    report: Report = None,
     name: Name = "",
     licence: Licence = None,
     sign_key: SignKey = None,
@@ -118,19 +154,28 @@ def cli_build(
 
     Killed at any point, the same command goes on where it was.
     """
-    options = _options(
-        targets, precision, name, licence, sign_key, as_zip, force, (model_version, catalogue_version)
-    )
+    budget = Budget(max_bytes, max_ndcg_loss, max_ms)
+    versions = (model_version, catalogue_version)
+    options = _options(targets, precision, name, licence, sign_key, as_zip, force, versions, budget)
     overrides: dict[str, Any] = {}
     if size is not None:
         overrides["student"] = {"size": size}
     if seed is not None:
         overrides["seed"] = seed
+    if low_rank is not None:
+        overrides["compression"] = {"kept": low_rank}
     settings = load_config(config, overrides)
     if is_main():
         show_progress()
     result = build(
-        data_dir, out, settings, options, teacher=teacher, work_dir=work_dir, max_minutes=max_minutes
+        data_dir,
+        out,
+        settings,
+        options,
+        teacher=teacher,
+        work_dir=work_dir,
+        max_minutes=max_minutes,
+        report_dir=report or out.parent,
     )
     if not is_main():
         return
@@ -145,8 +190,26 @@ def cli_build(
 def cli_export(
     checkpoint: Annotated[Path, typer.Argument(metavar="CHECKPOINT", help="A student that `build` trained.")],
     out: Out,
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            "--data",
+            metavar="DATA_DIR",
+            help="What it was trained on: for --low-rank, search, limits and figures.",
+            show_default=False,
+        ),
+    ] = None,
+    config: Annotated[
+        Path | None,
+        typer.Option("--config", metavar="FILE.toml", help="Its [compression].", show_default=False),
+    ] = None,
     targets: Targets = ALL_TARGETS,
     precision: PrecisionOption = "int8",
+    low_rank: LowRank = None,
+    max_bytes: MaxBytes = None,
+    max_ndcg_loss: MaxNdcgLoss = None,
+    max_ms: MaxMs = None,
+    report: Report = None,
     name: Name = "",
     licence: Licence = None,
     sign_key: SignKey = None,
@@ -156,20 +219,30 @@ def cli_export(
     catalogue_version: CatalogueVersion = 1,
     as_json: AsJson = False,
 ) -> None:
-    """Write the bundle of a trained checkpoint; nothing is trained."""
-    options = _options(
-        targets, precision, name, licence, sign_key, as_zip, force, (model_version, catalogue_version)
-    )
+    """Write the bundle of a trained checkpoint; nothing is trained, unless `finish_epochs` says so."""
+    budget = Budget(max_bytes, max_ndcg_loss, max_ms)
+    versions = (model_version, catalogue_version)
+    options = _options(targets, precision, name, licence, sign_key, as_zip, force, versions, budget)
+    overrides = {} if low_rank is None else {"compression": {"kept": low_rank}}
+    settings = load_config(config, overrides)
     show_progress()
     from .checkpoint import load_checkpoint
+    from .data import load_dataset
     from .exporting import export_checkpoint
+    from .precision_quality import Judge
     from .writer import recover, refuse_existing
 
     recover(out)
     refuse_existing(out, force)
     loaded = load_checkpoint(checkpoint)
     figures = {"student": loaded.meta["trained"]} if "trained" in loaded.meta else {}
-    verification = export_checkpoint(loaded, out, options, figures)
+    compression, judge = settings.compression, None
+    if data is not None:
+        judge = Judge(loaded, load_dataset(data), compression.validation_users, settings.seed)
+    where = report or (out.parent if judge is not None else None)
+    verification = export_checkpoint(
+        loaded, out, options, figures, settings=compression, judge=judge, report=where
+    )
     if as_json:
         print_json({"bundle": str(out), "verification": verification.to_dict()})
         return

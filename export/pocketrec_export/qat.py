@@ -1,0 +1,146 @@
+"""Finishing: the rounded student learns from the float32 one it comes from, for a few passes.
+
+Quantisation-aware training as knowledge distillation (as in LLM-QAT, arXiv 2305.17888, with the student's own
+histories for data): weights and item rows are rounded in the forward pass as the bundle will store them, the
+activations as its arithmetic will, and gradients pass straight through the rounding (Bengio et al., arXiv
+1308.3432). The loss is KL(float32 ‖ rounded) of the softmax over the catalogue, over beginnings of training
+histories; no held-out event is seen. The pass that diverges least on validation stays, and none does if not
+to train was best.
+
+Rows of items that nobody has seen stay what their texts make of them, and so does the word table: the device
+makes rows from it that must lie in the same space.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional
+
+from .backbone import Backbone
+from .compression_config import CompressionConfig
+from .precision import Precision, Scheme, quantise_linear, scheme_of
+from .precision_graph import HistoryGraph, Prefixes
+from .precision_quality import Judge, rounded_queries, rounded_table, stored_weight
+
+log = logging.getLogger(__name__)
+
+FULL_CATALOGUE = 20_000
+"""Items up to which the softmax is over all of them; else over this many, drawn for every batch."""
+
+
+class RoundedStudent(nn.Module):
+    """Float weights that are rounded whenever they are used.
+
+    Args:
+        backbone: copied.
+        items: item rows float32 [n, d].
+        fixed: bool [n], rows that do not change.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        items: NDArray[np.float32],
+        precision: Precision,
+        fixed: NDArray[np.bool_],
+    ) -> None:
+        super().__init__()
+        self.backbone = copy.deepcopy(backbone)
+        self.items = nn.Parameter(torch.from_numpy(items.copy()))
+        self.backbone.requires_grad_(True)
+        self.schemes: dict[str, Scheme] = {
+            name: scheme_of(precision, name, tuple(linear.weight.shape))
+            for name, linear in self.backbone.linears().items()
+        }
+        self.table: Scheme = scheme_of(precision, "tables.items", items.shape)
+        free = torch.from_numpy((~fixed).astype(np.float32))[:, None]
+        self.items.register_hook(lambda gradient: gradient * free)
+
+    def graph(self) -> HistoryGraph:
+        """The graph over the weights as they are rounded now."""
+        weights: dict[str, Tensor] = {}
+        for name, linear in self.backbone.linears().items():
+            tensors = quantise_linear(name, linear.weight.detach().numpy(), self.schemes[name])
+            weights[name] = _straight_through(linear.weight, stored_weight(name, tensors))
+        rounded = frozenset(name for name, scheme in self.schemes.items() if scheme != "fp32")
+        return HistoryGraph(self.backbone, weights, rounded)
+
+    def rows(self) -> Tensor:
+        """The item rows as they are rounded now, float32 [n, d]."""
+        return _straight_through(self.items, rounded_table(self.items.detach().numpy(), self.table))
+
+    def asked(self, queries: Tensor) -> Tensor:
+        """Queries as the scan asks with them."""
+        if self.table == "fp32":
+            return queries
+        return queries + (rounded_queries(queries) - queries).detach()
+
+
+def finish(
+    judge: Judge,
+    backbone: Backbone,
+    precision: Precision,
+    items: NDArray[np.float32],
+    settings: CompressionConfig,
+) -> tuple[Backbone, NDArray[np.float32]]:
+    """The backbone and item rows whose rounded form comes closest to the float32 student.
+
+    Args:
+        judge: the student, its data and its validation users.
+        backbone: may be of low rank.
+        items: item rows float32 [n, d].
+    """
+    student = RoundedStudent(backbone, items, precision, judge.checkpoint.seen == 0)
+    prefixes = judge.calibration(settings.finish_prefixes)
+    batches = [which for which, _, _ in prefixes.batches(*judge.tables)]
+    random = np.random.default_rng(judge.seed)
+    optimiser = torch.optim.Adam(student.parameters(), lr=settings.finish_rate)
+    steps = settings.finish_epochs * len(batches)
+    schedule = torch.optim.lr_scheduler.LinearLR(optimiser, 1.0, 0.0, total_iters=max(steps, 1))
+    reference = HistoryGraph(judge.float_backbone)
+    best = judge.judge(backbone, precision, items).divergence
+    found = (backbone, items)
+    log.info("finishing: divergence %.5f before", best)
+    for epoch in range(settings.finish_epochs):
+        for number in random.permutation(len(batches)):
+            loss = _loss(student, judge, reference, prefixes.part(batches[number]), random)
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
+            schedule.step()
+        candidate = copy.deepcopy(student.backbone).requires_grad_(False).eval()
+        trained = student.items.detach().numpy().copy()
+        divergence = judge.judge(candidate, precision, trained).divergence
+        log.info("finishing: divergence %.5f after pass %d", divergence, epoch + 1)
+        if divergence < best:
+            best, found = divergence, (candidate, trained)
+    return found
+
+
+def _loss(
+    student: RoundedStudent,
+    judge: Judge,
+    reference: HistoryGraph,
+    prefixes: Prefixes,
+    random: np.random.Generator,
+) -> Tensor:
+    """Mean divergence over the prefixes, which make one batch."""
+    rounded, count = student.rows(), len(judge.checkpoint.item_ids)
+    ((_, rows, mask),) = prefixes.batches(rounded, *judge.tables[1:])
+    ((_, float_rows, _),) = prefixes.batches(*judge.tables)
+    among = slice(None) if count <= FULL_CATALOGUE else random.choice(count, FULL_CATALOGUE, replace=False)
+    with torch.no_grad():
+        wanted = torch.log_softmax(reference(float_rows, mask) @ judge.tables[0][among].T, dim=1)
+    scores = student.asked(student.graph()(rows, mask)) @ rounded[among].T
+    return functional.kl_div(torch.log_softmax(scores, 1), wanted, log_target=True, reduction="batchmean")
+
+
+def _straight_through(weight: Tensor, rounded: NDArray[np.float32]) -> Tensor:
+    """The rounded weight forward, the weight itself backward."""
+    return weight + (torch.from_numpy(rounded) - weight).detach()
