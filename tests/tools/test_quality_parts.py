@@ -171,13 +171,12 @@ def test_rectools_trains_on_our_split_in_its_own_environment(shop: Path, tmp_pat
     assert ranks is not None
     assert len(ranks) == len(data.split.users_for("test"))
     assert ranks.min() >= 1
-    assert ranks.max() <= data.dataset.num_items + 1
     assert record.test == Metrics.from_ranks(ranks).to_dict()
     repeated = [
         data.split.target_items("test")[row] in data.dataset.items[data.split.history(int(user), "test")]
         for row, user in enumerate(data.split.users_for("test"))
     ]
-    assert ((ranks == data.dataset.num_items + 1) == repeated).all()
+    assert (ranks[repeated] > 10).all()
 
 
 def record_of(data: QualityData, arm: str, seed: int, ranks: np.ndarray, store: Store) -> Record:
@@ -221,12 +220,16 @@ def test_intervals_pair_users_and_average_seeds(data: QualityData, tmp_path: Pat
     assert popularity.mean == pytest.approx(mean("duokd", (0, 1, 2)))
     assert popularity.decided
     # Without the ranks what was computed stays; a record that was made again drops it.
-    elsewhere = Store(store.results, tmp_path / "elsewhere")
-    assert update_intervals(elsewhere, data.name, "duokd", PEERS) == list(found.values())
+    files = sorted(store.results.rglob("*.npz"))
+    away = [Path(shutil.move(file, tmp_path / file.name)) for file in files]
+    assert update_intervals(store, data.name, "duokd", PEERS) == list(found.values())
     record_of(data, "none", 1, np.full(users, 3), store)
-    left = update_intervals(elsewhere, data.name, "duokd", PEERS)
+    left = update_intervals(store, data.name, "duokd", PEERS)
     assert {i.theirs for i in left} == {"popularity"}
     assert read_intervals(store, data.name) == left
+    for file, moved in zip(files, away, strict=True):
+        if not file.exists():
+            shutil.move(moved, file)
     assert {i.theirs for i in update_intervals(store, data.name, "duokd", PEERS)} == {"none", "popularity"}
 
 

@@ -1,10 +1,10 @@
 """What the quality benchmark notes down: one small JSON file for each run, and the ranks it was made from.
 
-    RESULTS/amazon-beauty/duokd-0.json     figures, settings, commit, machine, minutes
-    WORK/ranks/amazon-beauty/duokd-0.npy   int32 [users], the rank of each user's test target
+    RESULTS/amazon-beauty/duokd-0.json   figures, settings, commit, machine, minutes
+    RESULTS/amazon-beauty/duokd-0.npz    uint8 [users], the rank of each user's target, 11 for all beyond 10
 
 The files are all that the page is made from, and a run whose file is there is not repeated. Ranks are for the
-paired intervals; they stay in the work directory.
+paired intervals; a few kilobytes each, they are kept, so that seeds can be added on another machine.
 """
 
 from __future__ import annotations
@@ -31,6 +31,9 @@ from pocketrec_tools.machine import machine
 
 HEAD_SHARE = 0.2
 """The head: this share of the items that have training events, the most popular ones."""
+
+BEYOND = 11
+"""Stands for every rank beyond the tenth, which no metric tells apart."""
 
 SOURCES = Path(__file__).resolve().parents[2]
 Kind = Literal["ours", "peer", "cold"]
@@ -61,7 +64,7 @@ class Record(BaseModel):
             student's.
         head, tail: the test figures of the users whose target is in the head, and of the others.
         details: whatever else is worth keeping.
-        ranks: sha256 of the file of ranks, "" when there is none.
+        ranks: sha256 of the ranks, "" when there are none.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -178,29 +181,31 @@ class Store:
     def save(self, record: Record, ranks: NDArray[np.integer] | None = None) -> Record:
         """Write a record and, beside the work, its ranks; each file appears whole or not at all."""
         if ranks is not None:
-            file = self.ranks_file(record)
+            file, kept = self.ranks_file(record), np.minimum(ranks, BEYOND).astype(np.uint8)
             file.parent.mkdir(parents=True, exist_ok=True)
             partial = file.with_suffix(".partial")
             with open(partial, "wb") as out:
-                np.save(out, np.asarray(ranks, np.int32))
+                np.savez_compressed(out, ranks=kept)
             os.replace(partial, file)
-            record = record.model_copy(update={"ranks": _sha256(file)})
+            record = record.model_copy(update={"ranks": _sha256(kept)})
         write_json(
             self.file(record.data.name, record.arm, record.seed), record.model_dump(exclude_defaults=True)
         )
         return record
 
     def ranks(self, record: Record) -> NDArray[np.int32] | None:
-        """The ranks of a record; None when they are not here, or are those of another run."""
+        """int32 [users], the ranks of a record, `BEYOND` for all beyond the tenth; None when they are not
+        here, or are those of another run."""
         file = self.ranks_file(record)
-        if not record.ranks or not file.exists() or _sha256(file) != record.ranks:
+        if not record.ranks or not file.exists():
             return None
-        found: NDArray[np.int32] = np.load(file)
-        return found
+        with np.load(file) as arrays:
+            found: NDArray[np.uint8] = arrays["ranks"]
+        return found.astype(np.int32) if _sha256(found) == record.ranks else None
 
     def ranks_file(self, record: Record) -> Path:
         """Where the ranks of a record belong."""
-        return self.work / "ranks" / record.data.name / f"{record.arm}-{record.seed}.npy"
+        return self.file(record.data.name, record.arm, record.seed).with_suffix(".npz")
 
 
 INTERVALS = "intervals.json"
@@ -253,5 +258,5 @@ def _read(file: Path) -> Record:
         ) from None
 
 
-def _sha256(file: Path) -> str:
-    return hashlib.sha256(file.read_bytes()).hexdigest()
+def _sha256(ranks: NDArray[np.uint8]) -> str:
+    return hashlib.sha256(ranks.tobytes()).hexdigest()
