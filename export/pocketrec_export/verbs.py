@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -16,6 +16,9 @@ from .build import build
 from .config import load_config
 from .launched import is_main
 from .options import TARGETS, Budget, ExportOptions
+
+if TYPE_CHECKING:
+    from .checkpoint import Checkpoint
 
 ALL_TARGETS = ",".join(TARGETS)
 
@@ -188,17 +191,29 @@ def cli_build(
 
 
 def cli_export(
-    checkpoint: Annotated[Path, typer.Argument(metavar="CHECKPOINT", help="A student that `build` trained.")],
+    checkpoint: Annotated[
+        Path,
+        typer.Argument(
+            metavar="CHECKPOINT", help="A student that `build` trained; or any Qwen3 or Llama, with --data."
+        ),
+    ],
     out: Out,
     data: Annotated[
         Path | None,
         typer.Option(
             "--data",
             metavar="DATA_DIR",
-            help="What it was trained on: for --low-rank, search, limits and figures.",
+            help="Its data: for a foreign checkpoint, --low-rank, search, limits and figures.",
             show_default=False,
         ),
     ] = None,
+    rows: Annotated[
+        str,
+        typer.Option("--rows", metavar="text|llm|FILE", help="Item rows of a foreign checkpoint."),
+    ] = "text",
+    length: Annotated[
+        int, typer.Option("--length", help="Events that a foreign checkpoint reads; 0: by the data.", min=0)
+    ] = 0,
     config: Annotated[
         Path | None,
         typer.Option("--config", metavar="FILE.toml", help="Its [compression].", show_default=False),
@@ -226,7 +241,6 @@ def cli_export(
     overrides = {} if low_rank is None else {"compression": {"kept": low_rank}}
     settings = load_config(config, overrides)
     show_progress()
-    from .checkpoint import load_checkpoint
     from .data import load_dataset
     from .exporting import export_checkpoint
     from .precision_quality import Judge
@@ -234,8 +248,10 @@ def cli_export(
 
     recover(out)
     refuse_existing(out, force)
-    loaded = load_checkpoint(checkpoint)
+    loaded = _opened(checkpoint, data, rows, length)
     figures = {"student": loaded.meta["trained"]} if "trained" in loaded.meta else {}
+    if "foreign" in loaded.meta:
+        figures = {"foreign": loaded.meta["foreign"]}
     compression, judge = settings.compression, None
     if data is not None:
         judge = Judge(loaded, load_dataset(data), compression.validation_users, settings.seed)
@@ -247,6 +263,23 @@ def cli_export(
         print_json({"bundle": str(out), "verification": verification.to_dict()})
         return
     _say_done(out)
+
+
+def _opened(checkpoint: Path, data: Path | None, rows: str, length: int) -> Checkpoint:
+    from .checkpoint import load_checkpoint
+    from .data import load_dataset
+    from .foreign import ForeignOptions, foreign_checkpoint, is_foreign
+
+    if not is_foreign(checkpoint):
+        return load_checkpoint(checkpoint)
+    if data is None:
+        raise DataError(
+            f"{checkpoint} is no checkpoint of `pocketrec build`, and there is no catalogue to go with it.",
+            code="checkpoint-invalid",
+            remedy="Give the student directory that a build left in its work directory; or, for a Hugging "
+            "Face decoder, the data directory too: --data DIR.",
+        )
+    return foreign_checkpoint(str(checkpoint), load_dataset(data), ForeignOptions(rows, length))
 
 
 def _say_done(bundle: Path) -> None:

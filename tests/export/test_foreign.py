@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import torch
 from llm_worlds import SHAPE, checkpoint, text, tokenizer, walk
 from transformers import AutoModel, AutoModelForCausalLM, GPT2Config, LlamaConfig, Qwen3Config
 
+from pocketrec.cli import main
 from pocketrec.errors import DataError, PocketrecError
 from pocketrec.inputs import InputRows
 from pocketrec.manifest import TableSpec
@@ -205,3 +207,22 @@ def test_what_a_build_left_is_not_foreign(tmp_path: Path) -> None:
     assert is_foreign(tmp_path)
     (tmp_path / "pocketrec.json").write_text("{}")
     assert not is_foreign(tmp_path)
+
+
+def test_the_command_line(
+    saved: Path, data: Dataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    walk(tmp_path / "data")
+    command = ["export", str(saved), "--out", str(tmp_path / "bundle"), "--targets", "onnx", "--json"]
+    with pytest.raises(SystemExit, match="2"):
+        main(command)
+    assert json.loads(capsys.readouterr().out)["error"]["code"] == "checkpoint-invalid"
+    options = ["--data", str(tmp_path / "data"), "--rows", "llm", "--length", "8"]
+    with pytest.raises(SystemExit, match="0"):
+        main([*command, *options])
+    assert json.loads(capsys.readouterr().out)["verification"]["ok"]
+    with Recommender.open(tmp_path / "bundle") as recommender:
+        assert len(recommender.rank([data.item_ids[3]], 5)) == 5
+        figures = recommender.bundle.manifest.figures["foreign"]
+    assert figures["rows"] == "llm"
+    assert str(tmp_path) not in json.dumps(figures), "no path of the machine that built it"
