@@ -12,7 +12,7 @@ export OMP_WAIT_POLICY ?= PASSIVE
 export TOKENIZERS_PARALLELISM ?= false
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint format pytest bench bench-quality bench-scan soak load docs lock clean distclean
+.PHONY: help setup demo test lint format pytest bench bench-quality bench-scan bench-compression soak load docs lock clean distclean
 
 help:  ## say what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -62,6 +62,10 @@ load: setup  ## 16 threads rank and record for ten minutes, into docs/benchmarks
 
 bench-scan: setup  ## the scan beside faiss, usearch and the memory itself, into docs/benchmarks/scan.md; SCAN="--runs 1"
 	$(BIN)/python -m pocketrec_tools.scan_bench --page docs/benchmarks/scan.md $(SCAN)
+
+bench-compression: setup  ## each way to make a student smaller, side by side; CHECKPOINT=DIR DATA=DIR COMPRESSION="--users 500"
+	@test -e "$(CHECKPOINT)" || { echo "Name the student and its data: make bench-compression CHECKPOINT=DIR DATA=DIR" >&2; exit 2; }
+	$(BIN)/python -m pocketrec_tools.compression_bench $(CHECKPOINT) $(DATA) --page docs/benchmarks/compression.md $(COMPRESSION)
 
 lock: setup  ## pin the newest versions that fit pyproject.toml into constraints.txt
 	$(BIN)/uv pip compile pyproject.toml --all-extras --universal --python-version 3.11 --upgrade --quiet \

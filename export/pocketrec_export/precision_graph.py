@@ -142,20 +142,21 @@ class Prefixes:
         return Prefixes(self.histories, self.end[which], self.size[which])
 
     def batches(
-        self, items: Tensor, events: Tensor, gaps: Tensor
+        self, items: Tensor, events: Tensor, gaps: Tensor, most: int = BATCH_EVENTS
     ) -> Iterator[tuple[NDArray[np.int64], Tensor, Tensor]]:
         """Which of the prefixes [B], their rows [B, T, d] and mask [B, T], padded on the left; those of like
         size together, so an order of its own.
 
         Args:
             items, events, gaps: the rows [·, d] that are added up (docs/bundle.md §4).
+            most: rows of history in a batch, padding included; a batch has one history at least.
         """
         order = np.argsort(self.size, kind="stable")
         first = 0
         while first < len(order):
             # Sizes rise: with one more member the batch is as wide as that one.
             wide = np.arange(1, len(order) - first + 1) * self.size[order[first:]]
-            count = max(1, int(np.searchsorted(wide, BATCH_EVENTS, side="right")))
+            count = max(1, int(np.searchsorted(wide, most, side="right")))
             which = order[first : first + count]
             steps = int(self.size[which].max())
             index = self.end[which][:, None] - np.arange(steps, 0, -1)[None]

@@ -96,9 +96,10 @@ class Judge:
         self.targets = dataset.items[end]
         self.seen = [dataset.items[self.split.history(int(user), "validation")] for user in self.user_rows]
         self.training = Histories.from_events(*self.split.train_csr(), gaps)
-        self.tables = tuple(
-            torch.from_numpy(np.ascontiguousarray(t, np.float32))
-            for t in (checkpoint.item_rows, checkpoint.event_rows, checkpoint.gap_rows)
+        self.tables = (
+            _tensor(checkpoint.item_rows),
+            _tensor(checkpoint.event_rows),
+            _tensor(checkpoint.gap_rows),
         )
         self.float_backbone = Backbone.from_decoder(checkpoint.backbone, torch.from_numpy(checkpoint.recency))
         self._reference = self.queries(HistoryGraph(self.float_backbone), self.tables[0])
@@ -205,3 +206,7 @@ def _divergence(reference: Tensor, changed: Tensor) -> Tensor:
     """KL of the softmaxes of two sets of scores [n, items], float64 [n]."""
     log_p, log_q = torch.log_softmax(reference, 1), torch.log_softmax(changed, 1)
     return (log_p.exp() * (log_p - log_q)).sum(dim=1, dtype=torch.float64)
+
+
+def _tensor(rows: NDArray[np.float32]) -> Tensor:
+    return torch.from_numpy(np.ascontiguousarray(rows, np.float32))

@@ -34,6 +34,10 @@ FULL_CATALOGUE = 20_000
 """Items up to which the softmax is over all of them; else over this many, drawn for every batch."""
 
 
+BATCH_EVENTS = 512
+"""Rows of history in a batch: few, as what finishing needs is steps."""
+
+
 class RoundedStudent(nn.Module):
     """Float weights that are rounded whenever they are used.
 
@@ -98,7 +102,7 @@ def finish(
     """
     student = RoundedStudent(backbone, items, precision, judge.checkpoint.seen == 0)
     prefixes = judge.calibration(settings.finish_prefixes)
-    batches = [which for which, _, _ in prefixes.batches(*judge.tables)]
+    batches = [which for which, _, _ in prefixes.batches(*judge.tables, most=BATCH_EVENTS)]
     random = np.random.default_rng(judge.seed)
     optimiser = torch.optim.Adam(student.parameters(), lr=settings.finish_rate)
     steps = settings.finish_epochs * len(batches)
@@ -132,8 +136,8 @@ def _loss(
 ) -> Tensor:
     """Mean divergence over the prefixes, which make one batch."""
     rounded, count = student.rows(), len(judge.checkpoint.item_ids)
-    ((_, rows, mask),) = prefixes.batches(rounded, *judge.tables[1:])
-    ((_, float_rows, _),) = prefixes.batches(*judge.tables)
+    ((_, rows, mask),) = prefixes.batches(rounded, *judge.tables[1:], most=BATCH_EVENTS)
+    ((_, float_rows, _),) = prefixes.batches(*judge.tables, most=BATCH_EVENTS)
     among = slice(None) if count <= FULL_CATALOGUE else random.choice(count, FULL_CATALOGUE, replace=False)
     with torch.no_grad():
         wanted = torch.log_softmax(reference(float_rows, mask) @ judge.tables[0][among].T, dim=1)

@@ -1,0 +1,254 @@
+"""What each way to make a student smaller costs: bytes, quality, milliseconds, memory, side by side.
+
+    make bench-compression CHECKPOINT=DIR DATA=DIR
+    python -m pocketrec_tools.compression_bench CHECKPOINT DATA_DIR --out DIR [--users N] [--runs N]
+
+Every arm is exported as a bundle, run on test users by each engine, and timed in processes of its own, the
+arms in turns. A sweep over kept fractions is simulated on validation users. What was found is written to
+`DIR/NAME.json`; `compression_page` makes the page of all of them. A run that was stopped goes on.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+
+from pocketrec.bundle import Bundle
+from pocketrec.output import note, show_progress
+from pocketrec_export.checkpoint import Checkpoint, load_checkpoint
+from pocketrec_export.compression_config import CompressionConfig
+from pocketrec_export.data import load_dataset
+from pocketrec_export.exporting import export_checkpoint
+from pocketrec_export.lowrank import compress
+from pocketrec_export.metrics import ndcg_gains, paired_bootstrap
+from pocketrec_export.options import SEARCH, TARGETS, Budget, ExportOptions
+from pocketrec_export.precision import fp32
+from pocketrec_export.precision_quality import Judge
+from pocketrec_tools.bench import part_sizes
+from pocketrec_tools.bench_report import Figure, ListFigure
+from pocketrec_tools.compression_page import write_page
+from pocketrec_tools.evaluate import evaluate
+from pocketrec_tools.held_out import HeldOut
+from pocketrec_tools.processes import run_python
+from pocketrec_tools.quality_records import stamp, write_json
+
+ENGINES = ("onnxruntime", "executorch")
+LISTS = 100
+KEPT = (0.7, 0.5, 0.35, 0.25)
+# Label -> precision, kept part of the linears, passes of finishing. The first is what the others are held to.
+ARMS: dict[str, tuple[str, float, int]] = {
+    "fp32": ("fp32", 1.0, 0),
+    "int8": ("int8", 1.0, 0),
+    "mixed": ("mixed", 1.0, 0),
+    "int4": ("int4", 1.0, 0),
+    "low rank 0.5 + int8": ("int8", 0.5, 0),
+    "search": (SEARCH, 1.0, 0),
+    "int4, finished": ("int4", 1.0, 1),
+}
+SEARCH_LOSS = 0.002
+"""What the search may lose on validation: the smallest mix within it."""
+
+
+def run(
+    checkpoint: Path,
+    data_dir: Path,
+    out: Path,
+    name: str,
+    *,
+    users: int,
+    runs: int,
+    arms: list[str],
+    seed: int,
+    engines: Sequence[str] = ENGINES,
+    remark: str = "",
+) -> dict[str, Any]:
+    """Measure one student; what is returned is also in `out/NAME.json`.
+
+    Args:
+        users: test users, drawn by the seed; validation users of sweep and search are a fifth of them.
+        runs: processes for each arm and engine.
+        arms: keys of ARMS, "fp32" first.
+        engines: who runs the bundles; graphs are written for them alone. The first one ranks the test users
+            (that others give the same lists is measured elsewhere), all of them are timed.
+        remark: what a reader has to know of student and machine.
+    """
+    work = out / name
+    work.mkdir(parents=True, exist_ok=True)
+    loaded = load_checkpoint(checkpoint)
+    judge = Judge(loaded, load_dataset(data_dir), max(users // 5, 100), seed)
+    found: dict[str, Any] = {
+        "name": name,
+        **stamp(),
+        "note": remark,
+        "seed": seed,
+        "users": users,
+        "runs": runs,
+        "items": len(loaded.item_ids),
+        "dim": int(loaded.item_rows.shape[1]),
+        "validation_users": len(judge.user_rows),
+        "arms": {},
+    }
+    for arm in arms:
+        note(f"{name}: {arm}")
+        make = partial(quality, arm, loaded, judge, data_dir, work, users, seed, engines)
+        found["arms"][arm] = _kept(work / f"{arm}.json", make)
+    whole = ndcg_gains(np.array(found["arms"][arms[0]]["ranks"]))
+    for arm in found["arms"].values():
+        gains = ndcg_gains(np.array(arm.pop("ranks")))
+        change = paired_bootstrap(gains, whole, seed=seed)
+        arm["ndcg@10"], arm["of"] = float(gains.mean()), float(whole.mean())
+        arm["change"] = [change.mean, change.low, change.high]
+    # The file is written after each part: the page may be made of what is there.
+    write_json(out / f"{name}.json", found)
+    found["sweep"] = _kept(work / "sweep.json", partial(sweep, judge))
+    write_json(out / f"{name}.json", found)
+    for arm, times in _timed(arms, data_dir, work, runs, seed, engines).items():
+        found["arms"][arm] |= {"times": times}
+    write_json(out / f"{name}.json", found)
+    return found
+
+
+def sweep(judge: Judge) -> list[dict[str, Any]]:
+    """Low rank without rounding at several kept fractions, by simulation on validation users."""
+    whole = judge.float_student()
+    rows = [
+        {"way": "whole", "kept": 1.0, "ndcg@10": whole.ndcg, "change": [0.0, 0.0, 0.0], "divergence": 0.0}
+    ]
+    calibration = judge.calibration(CompressionConfig().calibration)
+    ways: dict[str, dict[str, Any]] = {
+        "plain SVD": {"rule": "uniform", "whiten": False, "aligned": False},
+        "whitened": {"rule": "uniform", "aligned": False},
+        "whitened, aligned": {"rule": "uniform"},
+        "whitened, aligned, measured ranks": {"rule": "measured"},
+    }
+    for kept in KEPT:
+        for way, how in ways.items():
+            made = compress(judge.float_backbone, calibration, judge.tables, kept, **how)
+            outcome = judge.judge(made.backbone, fp32, judge.checkpoint.item_rows)
+            change = paired_bootstrap(ndcg_gains(outcome.ranks), ndcg_gains(whole.ranks))
+            rows.append(
+                {
+                    "way": way,
+                    "kept": kept,
+                    "held": made.kept,
+                    "ndcg@10": outcome.ndcg,
+                    "change": [change.mean, change.low, change.high],
+                    "divergence": outcome.divergence,
+                }
+            )
+    return rows
+
+
+def quality(
+    arm: str,
+    loaded: Checkpoint,
+    judge: Judge,
+    data_dir: Path,
+    work: Path,
+    users: int,
+    seed: int,
+    engines: Sequence[str],
+) -> dict[str, Any]:
+    """Export one arm and rank test users with the first engine: sizes, and ranks."""
+    precision, kept, passes = ARMS[arm]
+    budget = Budget(max_ndcg_loss=SEARCH_LOSS) if precision == SEARCH else Budget()
+    bundle = work / arm.replace(" ", "-").replace(",", "")
+    if not bundle.exists():  # it appears whole or not at all
+        export_checkpoint(
+            loaded,
+            bundle,
+            ExportOptions(
+                targets=tuple(target for target, (engine, _) in TARGETS.items() if engine in engines),
+                precision=precision,
+                budget=budget,
+            ),
+            settings=CompressionConfig(kept=kept, finish_epochs=passes),
+            judge=judge,
+        )
+    with Bundle.open(bundle) as opened:
+        sizes = part_sizes(opened)
+        compression = opened.manifest.figures["compression"]
+    report = evaluate(bundle, data_dir, users=users, engine=engines[0], seed=seed, progress=False)
+    return {
+        "bundle": bundle.name,
+        "bytes": sizes,
+        "ranks": report.ranks.tolist(),
+        "schemes": compression.get("schemes", {}),
+        "path": compression["path"],
+    }
+
+
+def _timed(
+    arms: list[str], data_dir: Path, work: Path, runs: int, seed: int, engines: Sequence[str]
+) -> dict[str, dict[str, Any]]:
+    """Milliseconds of a list, of loading, and peak memory, by arm and engine; arms and engines in turns."""
+    first = work / arms[0]
+    with Bundle.open(first) as opened:
+        held_out = HeldOut.load(data_dir, opened.catalogue, users=LISTS, seed=seed)
+    histories = [held_out.history(user) for user in held_out.users.tolist()]
+    answers: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for turn in range(runs):
+        for arm in arms:
+            bundle = json.loads((work / f"{arm}.json").read_text())["bundle"]
+            for engine in engines:
+                note(f"run {turn + 1} of {runs}: {arm}, {engine}")
+                job = {"bundle": str(work / bundle), "engine": engine, "histories": histories}
+                said = run_python("-m", "pocketrec_tools.bench_worker", given=json.dumps(job))
+                answers.setdefault((arm, engine), []).append(json.loads(said.splitlines()[-1]))
+    found: dict[str, dict[str, Any]] = {arm: {} for arm in arms}
+    for (arm, engine), each in answers.items():
+        found[arm][engine] = {
+            "rank_ms": vars(ListFigure.of([one["rank_ms"] for one in each])),
+            "graph_ms": vars(ListFigure.of([one["graph_ms"] for one in each])),
+            "load_ms": vars(Figure.of([one["load_ms"] for one in each])),
+            "open_ms": vars(Figure.of([one["open_ms"] for one in each])),
+            "peak_bytes": vars(Figure.of([one["peak_bytes"] for one in each])),
+        }
+    return found
+
+
+def _kept(file: Path, make: Callable[[], Any]) -> Any:
+    """What `make` gives, from `file` if an earlier run left it there."""
+    if not file.exists():
+        write_json(file, make())
+    return json.loads(file.read_text(encoding="utf-8"))
+
+
+def main(
+    checkpoint: Annotated[Path, typer.Argument(metavar="CHECKPOINT", show_default=False)],
+    data_dir: Annotated[Path, typer.Argument(metavar="DATA_DIR", show_default=False)],
+    name: Annotated[str, typer.Option(help="Heading in the page.  [default: the data's]")] = "",
+    out: Annotated[Path, typer.Option(help="Bundles and figures.")] = Path("runs/compression"),
+    page: Annotated[Path | None, typer.Option(help="The page, made from all figures in --out.")] = None,
+    users: Annotated[int, typer.Option(min=10, help="Test users, drawn by the seed.")] = 5000,
+    runs: Annotated[int, typer.Option(min=1, help="Processes for each arm and engine.")] = 3,
+    arms: Annotated[str, typer.Option(help="Some of them, separated by |.")] = "|".join(ARMS),
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+    remark: Annotated[str, typer.Option("--note", help="A sentence for the page.")] = "",
+) -> None:
+    """Measure the arms of one student, and write the page."""
+    show_progress()
+    chosen = [arm for arm in ARMS if arm in arms.split("|") or arm == "fp32"]
+    run(
+        checkpoint,
+        data_dir,
+        out,
+        name or data_dir.name,
+        users=users,
+        runs=runs,
+        arms=chosen,
+        seed=seed,
+        remark=remark,
+    )
+    if page is not None:
+        write_page(page, out)
+
+
+if __name__ == "__main__":
+    typer.run(main)

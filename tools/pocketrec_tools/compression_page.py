@@ -1,0 +1,126 @@
+"""The page of `compression_bench`: one section for each student that was measured."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+HEAD = """\
+# Compression
+
+What each way to make a trained student smaller costs, by `make bench-compression`;
+[compression](../compression.md) says what they are.
+
+NDCG@10 is that of the bundle as ONNX Runtime runs it, on test users (leave-one-out, full catalogue, seen
+items filtered, ties against the model); its change is against the fp32 bundle on the same users, with the
+paired 95 % bootstrap interval. Bytes are of the whole bundle with its three copies of the backbone; *on a
+device* counts one graph (the smaller), tables, catalogue, tokenizer and the rest. Milliseconds of a list,
+loading of the engine and peak memory: one thread, a process of its own for each engine and run, arms and
+engines in turns, medians. Memory includes the interpreter and, with executorch, torch.
+
+Not measured here: a phone.
+"""
+
+
+def write_page(page: Path, results: Path) -> None:
+    """Write `page` from all `results/*.json`."""
+    found = [json.loads(file.read_text(encoding="utf-8")) for file in sorted(results.glob("*.json"))]
+    page.write_text("\n".join([HEAD, *(_section(one) for one in found)]).rstrip() + "\n", encoding="utf-8")
+
+
+def _section(found: dict[str, Any]) -> str:
+    machine = found["machine"]
+    lines = [
+        f"## {found['name']}",
+        "",
+        f"{found['items']:,} items, width {found['dim']}, {found['users']:,} test users at most, "
+        f"seed {found['seed']}, commit `{found['commit']}`, {machine['processor']}, {found['runs']} runs. "
+        f"{found['note']}".rstrip(),
+        "",
+    ]
+    arms = found["arms"]
+    whole = arms["fp32"]["bytes"]["total"]
+    rows = [["", "bytes", "×", "on a device", "NDCG@10", "change", "of it"]]
+    for name, arm in arms.items():
+        size = arm["bytes"]
+        graphs = [value for part, value in size.items() if part.startswith("graph ")]
+        device = size["total"] - sum(graphs) + min(graphs)
+        mean, low, high = (value / arm["of"] for value in arm["change"])
+        rows.append(
+            [
+                name,
+                f"{size['total']:,}",
+                f"{whole / size['total']:.2f}",
+                f"{device:,}",
+                f"{arm['ndcg@10']:.4f}",
+                "" if name == "fp32" else f"{mean:+.2%}",
+                "" if name == "fp32" else f"{low:+.2%} … {high:+.2%}",
+            ]
+        )
+    lines += _table(rows)
+    timed = [["", "engine", "ms a list", "of which the graph", "ms to load", "peak MB"]]
+    for name, arm in arms.items():
+        for engine, times in arm.get("times", {}).items():
+            timed.append(
+                [
+                    name,
+                    engine,
+                    _spread(times["rank_ms"], 1),
+                    f"{times['graph_ms']['median']:.2f}",
+                    _spread(times["load_ms"], 0),
+                    f"{times['peak_bytes']['median'] / 1e6:.0f}",
+                ]
+            )
+    if len(timed) > 1:
+        lines += ["", "Spread: the smallest and the largest median of a run.", "", *_table(timed, left=2)]
+    lines.append("")
+    schemes = arms.get("search", {}).get("schemes", {})
+    if schemes:
+        by_scheme: dict[str, list[str]] = {}
+        for path, scheme in schemes.items():
+            by_scheme.setdefault(scheme, []).append(path)
+        lines += [
+            "What the search chose: "
+            + "; ".join(f"{scheme}: {', '.join(paths)}" for scheme, paths in by_scheme.items())
+            + ".",
+            "",
+        ]
+    if "sweep" not in found:
+        return "\n".join(lines)
+    lines += ["### Low rank: when does it stop being free?", ""]
+    lines += [
+        f"Without rounding, simulated on {found['validation_users']:,} validation users; the change of "
+        "NDCG@10 against the whole backbone, paired 95 % interval, and the divergence of the softmax over "
+        "the catalogue. *Kept* is the part of the linears' numbers that was asked for, *held* what ranks in "
+        "steps of 8 made of it.",
+        "",
+    ]
+    swept = [["way", "kept", "held", "NDCG@10", "change", "interval", "nats"]]
+    base = found["sweep"][0]["ndcg@10"] or 1.0
+    for row in found["sweep"]:
+        mean, low, high = (value / base for value in row["change"])
+        whole_row = row["way"] == "whole"
+        swept.append(
+            [
+                row["way"],
+                f"{row['kept']:.2f}",
+                f"{row.get('held', 1.0):.3f}",
+                f"{row['ndcg@10']:.4f}",
+                "" if whole_row else f"{mean:+.2%}",
+                "" if whole_row else f"{low:+.2%} … {high:+.2%}",
+                f"{row['divergence']:.5f}",
+            ]
+        )
+    return "\n".join([*lines, *_table(swept), ""])
+
+
+def _spread(figure: dict[str, float], digits: int) -> str:
+    return f"{figure['median']:.{digits}f} ({figure['low']:.{digits}f}–{figure['high']:.{digits}f})"
+
+
+def _table(rows: Sequence[Sequence[str]], left: int = 1) -> list[str]:
+    head, *rest = rows
+    rule = "|".join("---" if i < left else "---:" for i in range(len(head)))
+    return [f"| {' | '.join(head)} |", f"|{rule}|", *(f"| {' | '.join(row)} |" for row in rest)]
