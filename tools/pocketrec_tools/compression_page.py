@@ -16,7 +16,7 @@ What each way to make a trained student smaller costs, by `make bench-compressio
 NDCG@10 is that of the bundle as ONNX Runtime runs it, on test users (leave-one-out, full catalogue, seen
 items filtered, ties against the model); its change is against the fp32 bundle on the same users, with the
 paired 95 % bootstrap interval. Bytes are of the whole bundle with its three copies of the backbone; *on a
-device* counts one graph (the smaller), tables, catalogue, tokenizer and the rest. Milliseconds of a list,
+device* counts one copy (the smallest), tables, catalogue, tokenizer and the rest. Milliseconds of a list,
 loading of the engine and peak memory: one thread, a process of its own for each engine and run, arms and
 engines in turns, medians. Memory includes the interpreter and, with executorch, torch.
 
@@ -36,8 +36,7 @@ def _section(found: dict[str, Any]) -> str:
         f"## {found['name']}",
         "",
         f"{found['items']:,} items, width {found['dim']}, {found['users']:,} test users at most, "
-        f"seed {found['seed']}, commit `{found['commit']}`, {machine['processor']}, {found['runs']} runs. "
-        f"{found['note']}".rstrip(),
+        f"seed {found['seed']}, commit `{found['commit']}`, {machine['processor']}. {found['note']}".rstrip(),
         "",
     ]
     arms = found["arms"]
@@ -74,7 +73,8 @@ def _section(found: dict[str, Any]) -> str:
                 ]
             )
     if len(timed) > 1:
-        lines += ["", "Spread: the smallest and the largest median of a run.", "", *_table(timed, left=2)]
+        spread = f"{found['runs']} runs; in brackets the smallest and the largest median of one."
+        lines += ["", spread, "", *_table(timed, left=2)]
     lines.append("")
     schemes = arms.get("search", {}).get("schemes", {})
     if schemes:
