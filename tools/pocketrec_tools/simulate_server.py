@@ -41,7 +41,12 @@ from pocketrec_tools.simulate_policies import cosines
 from pocketrec_tools.simulate_run import read_run
 
 PAGE = files("pocketrec_tools") / "simulate_page"
-ASSETS = {"app.js": "text/javascript", "view.js": "text/javascript", "app.css": "text/css"}
+ASSETS = {
+    "app.js": "text/javascript",
+    "view.js": "text/javascript",
+    "app.css": "text/css",
+    "icon.svg": "image/svg+xml",
+}
 WHY = 2
 MOST_EVENTS = 2000
 LISTED = 50
