@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from pocketrec.bundle import Bundle
 from pocketrec.errors import DataError
 from pocketrec.verify import Verification
 
@@ -29,9 +30,12 @@ class BuildResult:
     Attributes:
         bundle: where it is.
         checkpoint: the student as a Hugging Face checkpoint.
-        figures: data, teacher, student, popularity and times; also in the manifest.
+        figures: data, teacher, student, popularity, and of the main process what compression did; also in the
+            manifest.
         verification: the bundle as its own runtimes see it.
         seconds: this run; stages that were there already cost nothing.
+        teacher_ranks: file with the rank that the teacher gives each judged user's test target; None without
+            a teacher.
     """
 
     bundle: Path
@@ -39,6 +43,7 @@ class BuildResult:
     figures: dict[str, Any]
     verification: Verification
     seconds: float
+    teacher_ranks: Path | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON."""
@@ -134,10 +139,10 @@ def build(
         "seed": config.seed,
         "popularity": popularity_metrics(dataset, material.split, "test").to_dict(),
     }
-    cache = None
+    cache = teacher_ranks = None
     if choice.kind != "none":
         made, details = make_teacher(stages, choice, TEACHER_SHARE)
-        cache, quality = stages.cache(made)
+        cache, quality, teacher_ranks = stages.cache(made)
         figures["teacher"] = {"kind": choice.kind, "name": made.name, **details, **quality}
         del made  # as large as its models; from here on its cache speaks for it
     directory, trained = stages.student(cache)
@@ -154,7 +159,9 @@ def build(
             judge=Judge(checkpoint, dataset, config.compression.validation_users, config.seed),
             report=Path(report_dir) if report_dir is not None else None,
         )
+        with Bundle.open(out) as bundle:
+            figures["compression"] = bundle.manifest.figures["compression"]
     processes().wait_for_everyone()
     told: Verification | None = agreed(verification)
     assert told is not None  # the main process has made it
-    return BuildResult(out, directory, figures, told, time.monotonic() - began)
+    return BuildResult(out, directory, figures, told, time.monotonic() - began, teacher_ranks)

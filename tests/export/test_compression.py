@@ -45,6 +45,7 @@ class World:
     judge: Judge
     bundle: Path
     reports: Path
+    figures: dict[str, Any]
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +55,7 @@ def world(shop: Path, quick: BuildConfig, tmp_path_factory: pytest.TempPathFacto
     made = build(shop, root / "bundle", config, NUMPY, teacher="none", report_dir=root / "reports")
     checkpoint = load_checkpoint(made.checkpoint)
     judge = Judge(checkpoint, load_dataset(shop))
-    return World(made.checkpoint, checkpoint, judge, root / "bundle", root / "reports")
+    return World(made.checkpoint, checkpoint, judge, root / "bundle", root / "reports", made.figures)
 
 
 def figures(bundle: Path) -> dict[str, Any]:
@@ -75,6 +76,7 @@ def test_the_judge_agrees_with_the_training(world: World) -> None:
 
 def test_a_build_keeps_the_path_to_the_runtime(world: World) -> None:
     found = figures(world.bundle)
+    assert world.figures["compression"] == found
     assert [step["stage"] for step in found["path"]] == ["student", "quantised", "runtime, numpy"]
     student, quantised, runtime = (step["ndcg@10"] for step in found["path"])
     assert student == pytest.approx(world.judge.float_student().ndcg)
