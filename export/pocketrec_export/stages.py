@@ -33,7 +33,7 @@ from .processes import agreed, gathered, processes
 from .ranking import judged_users
 from .split import Part
 from .student import SIZES, Shape, Student
-from .teachers import Positions, Teacher, held_out_metrics, write_cache
+from .teachers import Positions, Teacher, held_out_ranks, write_cache
 from .training import TrainingResult, train
 from .training_state import forget_training
 
@@ -125,23 +125,26 @@ class Stages:
         users = split.some_users("validation", self.config.teacher.validation_users, self.config.seed)
         return Positions.held_out(self.material.ranker.histories, split, "validation", users, self.length)
 
-    def cache(self, teacher: Teacher) -> tuple[TeacherCache, dict[str, Any]]:
-        """The teacher's finished cache, and how good the teacher is: its validation and test figures."""
+    def cache(self, teacher: Teacher) -> tuple[TeacherCache, dict[str, Any], Path]:
+        """The teacher's finished cache, and how good the teacher is: its validation and test figures, and a
+        file with the rank of each judged user's test target, int64 [users]."""
         settings, key = self.config.teacher, stage_key("cache", teacher.key, self.config.teacher.key())
         directory, figures = self.work / f"cache-{key}", self.work / f"cache-{key}.json"
-        if processes().is_main_process and not figures.exists():
+        ranks_file = self.work / f"cache-{key}.npy"
+        if processes().is_main_process and not (figures.exists() and ranks_file.exists()):
             histories = self.material.histories
             write_cache(teacher, histories, directory, settings.top_k, self.length, settings.newest)
             everything, split = self.material.ranker.histories, self.material.split
             parts: tuple[Part, ...] = ("validation", "test")
             users = {part: judged_users(split, part, self.config.seed) for part in parts}
-            quality = {
-                part: held_out_metrics(teacher, everything, split, part, self.length, users[part]).to_dict()
+            ranks = {
+                part: held_out_ranks(teacher, everything, split, part, self.length, users[part])
                 for part in parts
             }
-            _write_json(figures, quality)
+            np.save(ranks_file, ranks["test"])
+            _write_json(figures, {part: Metrics.from_ranks(own).to_dict() for part, own in ranks.items()})
         processes().wait_for_everyone()
-        return TeacherCache.open(directory, teacher.key), json.loads(figures.read_text())
+        return TeacherCache.open(directory, teacher.key), json.loads(figures.read_text()), ranks_file
 
     def student(self, cache: TeacherCache | None, share: float = 1.0) -> tuple[Path, Trained]:
         """The trained student's checkpoint and figures.

@@ -91,6 +91,11 @@ def test_figures_are_those_of_the_bundle_and_of_its_ranks(
     assert ranks.dtype == np.int32
     assert ranks.tolist() == np.minimum(report.ranks, 11).tolist()
     assert record.test == report.metrics.to_dict()
+    teacher = store.find("shop", "teacher", 0)
+    assert teacher is not None
+    ranks = store.ranks(teacher)
+    assert ranks is not None
+    assert teacher.test == Metrics.from_ranks(ranks).to_dict()
     assert record.details["bundle_bytes"] == report.bundle_bytes
 
 
@@ -148,7 +153,7 @@ def test_the_page_has_the_figures_and_says_what_is_missing(done: tuple[Store, Ou
     assert not text.endswith("\n\n")
     for title in ("What distillation adds", "DuoKD against each", "Head and tail", "Cold items"):
         assert f"### {title} on shop" in text
-    assert {i.theirs for i in read_intervals(store, "shop")} == {*QUICK_PEERS}
+    assert {i.theirs for i in read_intervals(store, "shop")} == {"teacher", *QUICK_PEERS}
 
 
 def test_a_page_of_nothing_and_of_one_arm(done: tuple[Store, Outcome, Path], tmp_path: Path) -> None:

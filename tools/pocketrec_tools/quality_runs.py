@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from pocketrec.errors import DataError
 from pocketrec_export.build import BuildResult, build
 from pocketrec_export.config import BuildConfig, load_config
@@ -48,7 +50,10 @@ ARMS: dict[str, Arm] = {
     "positives": Arm("positives only", changes={"duokd": {"lambda_negative": 0.0}}),
     "negatives": Arm("negatives only", changes={"duokd": {"lambda_positive": 0.0}}),
     "no-reliability": Arm("both, without ρ", changes={"duokd": {"reliability": False}}),
-    "kl": Arm("plain KL to the teacher, same budget", changes={"duokd": {"method": "kl"}}),
+    "kl": Arm(
+        "plain KL to the teacher's 100 best, same budget",
+        changes={"duokd": {"method": "kl", "lambda_kl": 1.0, "top_k": 100}},
+    ),
     "teacher": Arm("the teacher itself, float32", judged="teacher"),
 }
 
@@ -96,6 +101,8 @@ def run_arm(data: QualityData, name: str, seed: int, recipe: Recipe, store: Stor
     taught = name == OURS and "teacher" in built.figures
     if taught or arm.judged == "teacher":
         teacher = built.figures["teacher"]
+        assert built.teacher_ranks is not None
+        ranks = np.load(built.teacher_ranks)
         record = Record(
             **shared,
             arm="teacher",
@@ -103,10 +110,10 @@ def run_arm(data: QualityData, name: str, seed: int, recipe: Recipe, store: Stor
             minutes=(time.monotonic() - began) / 60,
             training=training_minutes({"teacher": teacher}),
             validation=teacher["validation"],
-            test=teacher["test"],
+            **data.of_ranks(ranks),
             details=_trained(teacher),
         )
-        record = store.save(record)
+        record = store.save(record, ranks)
         if not taught:
             return record
     report = evaluate(built.bundle, data.path, progress=False)
