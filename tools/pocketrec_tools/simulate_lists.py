@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pocketrec.bundle import Bundle
+from pocketrec.errors import DataError
 from pocketrec_tools.simulate_policies import categories, cosines
 
 SMOOTH = 0.01
@@ -49,12 +50,22 @@ class Yardstick:
 
     @classmethod
     def of(cls, bundle: Bundle, column: str | None) -> Yardstick:
-        """The yardstick that a bundle is."""
+        """The yardstick that a bundle is.
+
+        Raises:
+            DataError: `argument-invalid`, the bundle has no such column.
+        """
         catalogue = bundle.catalogue
         seen = np.asarray(catalogue.seen, np.float64)
         named = (
             next((name for name in COLUMNS if name in catalogue.columns), None) if column is None else column
         )
+        if column is not None and column not in catalogue.columns:
+            raise DataError(
+                f"the bundle has no display column {column!r}.",
+                code="argument-invalid",
+                remedy=f"It has {', '.join(catalogue.columns) or 'none'}.",
+            )
         values = None
         if named is not None:
             values = [categories(catalogue.text(named, position)) for position in range(catalogue.n)]

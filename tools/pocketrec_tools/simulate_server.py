@@ -253,6 +253,7 @@ class PageServer:
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             self._socket.bind(("127.0.0.1", port))
+            self._socket.listen()  # so that a browser that is quicker than us waits
         except OSError:
             self._socket.close()
             raise DataError(
