@@ -73,6 +73,7 @@ lock: setup  ## pin the newest versions that fit pyproject.toml into constraints
 
 docs: setup  ## write the pages that are made from the code
 	$(BIN)/python -m pocketrec_export.config_reference > docs/configuration.md
+	$(BIN)/python -m pocketrec_tools.reference docs/reference
 
 clean:  ## remove what tests and builds leave behind; runs/ and .venv stay
 	rm -rf build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
