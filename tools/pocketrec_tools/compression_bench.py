@@ -206,6 +206,7 @@ def _timed(
         found[arm][engine] = {
             "rank_ms": vars(ListFigure.of([one["rank_ms"] for one in each])),
             "graph_ms": vars(ListFigure.of([one["graph_ms"] for one in each])),
+            "cpu_ms": vars(Figure.of([one["cpu_ms"] for one in each])),
             "load_ms": vars(Figure.of([one["load_ms"] for one in each])),
             "open_ms": vars(Figure.of([one["open_ms"] for one in each])),
             "peak_bytes": vars(Figure.of([one["peak_bytes"] for one in each])),
