@@ -16,9 +16,9 @@ What each way to make a trained student smaller costs, by `make bench-compressio
 NDCG@10 is that of the bundle as ONNX Runtime runs it, on test users (leave-one-out, full catalogue, seen
 items filtered, ties against the model); its change is against the fp32 bundle on the same users, with the
 paired 95 % bootstrap interval. Bytes are of the whole bundle with its three copies of the backbone; *on a
-device* counts one copy (the smallest), tables, catalogue, tokenizer and the rest. Processor time and time of a
-list, loading of the engine and peak memory: one thread, a process of its own for each engine and run, arms and
-engines in turns, medians. On a busy machine only the processor time means something. Memory includes the
+device* counts one copy (the smallest), tables, catalogue, tokenizer and the rest. Processor time and time of
+a list, loading of the engine and peak memory: one thread, a process of its own for each engine and run, arms
+and engines in turns, medians. On a busy machine only the processor time means something. Memory includes the
 interpreter and, with executorch, torch.
 
 Not measured here: a phone.
