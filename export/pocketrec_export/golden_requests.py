@@ -22,7 +22,7 @@ def golden_requests(
     """Requests that reach every rule of docs/bundle.md §4 and §7.
 
     Histories of length 0, 1, 2, up to, at and beyond `length`; with and without times, event types, unknown
-    items and repeats; with filters, exclusions and candidates.
+    items, repeats and near-ties; with filters, exclusions and candidates.
     """
     rng = np.random.default_rng(seed)
     weights = np.asarray(prior, np.float64) + 1.0
@@ -54,6 +54,8 @@ def golden_requests(
         Request(history=some, filter_seen=False),
         Request(history=some, k=1),
         Request(history=some, k=min(100, len(ids))),
+        # Near-ties: neighbours in a list this long are closer than the tolerance, and may change places.
+        Request(history=some, k=min(1000, len(ids))),
         Request(history=some, exclude=tuple(ids[: min(20, len(ids))])),
         Request(history=some, candidates=tuple(ids[:: max(1, len(ids) // 15)])),
         Request(history=tuple(reversed(history(5)))),  # a clock that runs backwards
