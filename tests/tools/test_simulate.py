@@ -177,6 +177,18 @@ def test_a_window_makes_history_of_what_came_before(root: Path, report: Simulati
     assert refused.value.code == "argument-invalid"
 
 
+def test_the_last_events_alone_are_the_same_lists(root: Path, report: SimulationReport) -> None:
+    made = run(root, "last", settings=Settings(engine="numpy", last=2))
+    table, whole = steps(made), steps(report)
+    assert table["list"].to_list() == whole.group_by("user", maintain_order=True).tail(2)["list"].to_list()
+    assert {row["value"] for row in made.document["arms"][0]["slices"]["part"]} <= {
+        "training",  # of users with two events, the first
+        "validation",
+        "test",
+    }
+    assert made.document["final"] == report.document["final"]
+
+
 def test_opt_outs_and_limits_are_those_of_the_history(root: Path) -> None:
     conditions = Conditions(opt_outs=0.5, keep_events=2)
     made = run(root, "limits", conditions=conditions, plain=True)

@@ -242,14 +242,16 @@ def test_the_command_prints_an_address_that_opens_it(root: Path, tmp_path: Path)
         stdout=subprocess.PIPE,
         text=True,
     )
-    assert process.stdout is not None
-    url = process.stdout.readline().strip()
-    port = int(url.split(":")[2].split("/")[0])
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
-    connection.request("GET", url[url.index("/?") :])
-    assert connection.getresponse().status == 303
-    process.terminate()
-    process.communicate(timeout=60)
+    try:
+        assert process.stdout is not None
+        url = process.stdout.readline().strip()
+        port = int(url.split(":")[2].split("/")[0])
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+        connection.request("GET", url[url.index("/?") :])
+        assert connection.getresponse().status == 303
+    finally:
+        process.terminate()
+        process.communicate(timeout=60)
     assert set(tmp_path.rglob("*")) == before  # it keeps nothing
 
 

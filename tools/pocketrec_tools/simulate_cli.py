@@ -49,6 +49,9 @@ def cli_simulate(
     end: Annotated[
         str | None, typer.Option("--to", metavar="DATE", help="Replay events before then.")
     ] = None,
+    last: Annotated[
+        int | None, typer.Option("--last", metavar="N", help="Replay the last N events of each; 2: held out.")
+    ] = None,
     k: Annotated[int, typer.Option("-k", min=1, help="Length of the lists that are shown.")] = 10,
     engine: Annotated[
         str | None, typer.Option("--engine", metavar="NAME", help="onnxruntime, executorch or numpy.")
@@ -135,7 +138,7 @@ def cli_simulate(
         Settings,
         {
             "users": users, "seed": seed, "k": k, "engine": engine, "start": unix_time(start),
-            "end": unix_time(end), "column": column, "files": files,
+            "end": unix_time(end), "last": last, "column": column, "files": files,
         },
     )  # fmt: skip
     report = simulate(

@@ -84,6 +84,7 @@ class Run:
                     opted_out=user in opted,
                 )
                 inside = [index for index, time in enumerate(times) if self.settings.inside(time)]
+                inside = inside[-self.settings.last :] if self.settings.last else inside
                 people.append(person)
                 windows.append((inside[0], inside[-1] + 1) if inside else (0, 0))
             made.append(Chunk(number, people, windows))

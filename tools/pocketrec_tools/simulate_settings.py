@@ -76,6 +76,7 @@ class Settings(BaseModel):
         engine: what runs the graph; None: the runtime's default.
         start, end: events from `start` on and before `end` are replayed, Unix seconds; what came before is
             history.
+        last: of each user at most so many of these, the last ones; those before them are history, too.
         session_minutes: a pause so long begins a new session.
         column: display column with the categories, for calibration; None: `categories` or `category`, if the
             bundle has one.
@@ -91,6 +92,7 @@ class Settings(BaseModel):
     engine: str | None = None
     start: int | None = None
     end: int | None = None
+    last: int | None = Field(None, ge=1)
     session_minutes: float = Field(30.0, gt=0)
     column: str | None = None
     files: bool = False
