@@ -154,7 +154,12 @@ def test_killed_halfway_and_resumed_the_report_is_the_same(root: Path, report: S
 
 
 def test_another_run_is_not_let_into_the_folder(root: Path, report: SimulationReport, tmp_path: Path) -> None:
-    for changes in ({"settings": Settings(engine="numpy", seed=1)}, {"against": []}, {"plain": True}):
+    others: list[dict[str, Any]] = [
+        {"settings": Settings(engine="numpy", seed=1)},
+        {"against": []},
+        {"plain": True},
+    ]
+    for changes in others:
         with pytest.raises(DataError) as refused:
             run(root, "run", **{"against": [root / "b"], **changes})
         assert refused.value.code == "run-exists"
