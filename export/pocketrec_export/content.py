@@ -8,7 +8,7 @@ from __future__ import annotations
 import itertools
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,7 +23,7 @@ from pocketrec.catalogue import ID_COLUMN
 from pocketrec.errors import DataError
 from pocketrec.events import HistoryItem, check_text
 from pocketrec.golden import DEFAULT_TOLERANCE, Golden, Request
-from pocketrec.manifest import LOW_RANK, Backbone, EngineFile, Scheme
+from pocketrec.manifest import LOW_RANK, RENAMED, RETIRED, Backbone, EngineFile, Scheme
 from pocketrec.quantise import quantise_rows_int4, quantise_rows_int8
 
 Tensors = Mapping[str, NDArray[Any]]
@@ -79,6 +79,8 @@ class BundleContent:
             same).
         tokenizer: the bytes of `tokenizer.json`.
         display: columns of n texts each; `title` is shown by the runtime.
+        retired: ids, of `item_ids`, that are never ranked, and still read in a history.
+        renamed: ids that items had before, and those they have now.
         onnx, pte: the graph for ONNX Runtime and ExecuTorch, bytes or a file; `engines` says their versions.
         engines: by engine, what the manifest says of versions, such as
             `{"onnxruntime": {"min_version": "1.20", "made_with": "1.28.0"}}`.
@@ -106,6 +108,8 @@ class BundleContent:
     tokenizer: bytes
     seen: NDArray[Any] | None = None
     display: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    retired: Collection[str] = ()
+    renamed: Mapping[str, str] = field(default_factory=dict)
     onnx: bytes | Path | None = None
     pte: bytes | Path | None = None
     engines: Mapping[str, Mapping[str, str | None]] = field(default_factory=dict)
@@ -123,7 +127,8 @@ class BundleContent:
     def requires(self) -> tuple[str, ...]:
         """The features that a reader has to know."""
         low_rank = any(name.endswith((".a", ".a.q")) for name in self.backbone_tensors)
-        return (LOW_RANK,) if low_rank else ()
+        used = {LOW_RANK: low_rank, RETIRED: self.retired, RENAMED: self.renamed}
+        return tuple(name for name, used in used.items() if used)
 
     def tensor_files(self) -> dict[str, dict[str, NDArray[Any]]]:
         """The safetensors files, by name."""
@@ -198,6 +203,19 @@ class BundleContent:
                     f"the column {name} has {len(texts)} entries for {n} items.", code="content-invalid"
                 )
             tensors |= _column(name, [clean_text(text).encode() for text in texts])
+        if unknown := ({*self.retired, *self.renamed.values()} - set(self.item_ids)) | (
+            self.renamed.keys() & set(self.item_ids)
+        ):
+            raise DataError(
+                f"{sorted(unknown)[:5]}: retired items and new names must be in the catalogue, former not.",
+                code="content-invalid",
+            )
+        if self.retired:
+            gone = set(self.retired)
+            tensors[f"{RETIRED}.flags"] = np.array([item in gone for item in self.item_ids], dtype=np.uint8)
+        if self.renamed:
+            tensors |= _column(f"{RENAMED}.old", [old.encode() for old in self.renamed])
+            tensors |= _column(f"{RENAMED}.new", [new.encode() for new in self.renamed.values()])
         return tensors
 
     def created_or_now(self) -> str:

@@ -60,7 +60,11 @@ class Bundle:
         }
         items = self.tables["items"]
         self.catalogue = Catalogue(
-            self.tensors("catalogue.safetensors"), items.n, manifest.display, checked=known
+            self.tensors("catalogue.safetensors"),
+            items.n,
+            manifest.display,
+            checked=known,
+            requires=manifest.requires,
         )
         event_rows, gap_rows, self.idf = self._input_rows()
         self.inputs = InputRows(

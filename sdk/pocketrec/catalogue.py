@@ -7,7 +7,8 @@ binary search for all of them at once, in numpy.
 from __future__ import annotations
 
 import codecs
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -15,10 +16,14 @@ from numpy.typing import NDArray
 
 from pocketrec.errors import BundleError
 from pocketrec.events import MAX_ID_BYTES
+from pocketrec.manifest import RENAMED, RETIRED
+from pocketrec.ranking import distinct
 from pocketrec.safetensors_map import Tensors, only, take
 from pocketrec.tables import check_finite
 
 ID_COLUMN = "item_id"
+MAX_RENAMED = 1 << 20
+_SIDES, _PARTS = (f"{RENAMED}.old", f"{RENAMED}.new"), ("bytes", "offsets")
 _BLOCK = 1 << 13
 _REMEMBERED = 1 << 16  # ids whose position is kept: some 10 MiB at most, when they are short
 _FEW = 8  # below this many ids a loop is quicker than the vectorised search
@@ -31,6 +36,7 @@ class Catalogue:
         n: number of items.
         columns: names of the display columns.
         prior: float32 [n], what an empty history ranks by.
+        retired: int64 [m], rising: positions of items that are never ranked, and still read in a history.
         seen: uint32 [n], training interactions of each item.
     """
 
@@ -42,9 +48,10 @@ class Catalogue:
         file: str = "catalogue.safetensors",
         *,
         checked: bool = False,
+        requires: Collection[str] = (),
     ) -> None:
         """Check and adopt the tensors of `catalogue.safetensors`; with `checked`, texts, ids and their order
-        were found right before, and are taken as they are.
+        were found right before, and are taken as they are. `requires` is the manifest's.
 
         Raises:
             BundleError: `tensors-invalid`, `values-invalid` (prior), or `catalogue-invalid` (offsets, text,
@@ -55,6 +62,8 @@ class Catalogue:
         allowed = {"prior", "seen", f"{ID_COLUMN}.order"}
         for name in (ID_COLUMN, *columns):
             allowed |= {f"{name}.bytes", f"{name}.offsets"}
+        allowed |= {f"{RETIRED}.flags"} if RETIRED in requires else set()
+        allowed |= {f"{side}.{part}" for side in _SIDES for part in _PARTS} if RENAMED in requires else set()
         only(tensors, file, allowed)
         self.prior: NDArray[np.float32] = take(tensors, file, "prior", "F32", (n,))
         self.seen: NDArray[np.uint32] = take(tensors, file, "seen", "U32", (n,))
@@ -62,8 +71,18 @@ class Catalogue:
         self._text = {name: _read_column(tensors, file, name, n, checked) for name in (ID_COLUMN, *columns)}
         self._order: NDArray[np.int32] = take(tensors, file, f"{ID_COLUMN}.order", "I32", (n,))
         self._known: dict[str, int] = {}
+        self.retired = np.empty(0, dtype=np.intp)
+        if RETIRED in requires:
+            flags = take(tensors, file, f"{RETIRED}.flags", "U8", (n,))
+            if int(flags.max()) > 1:
+                raise _fault("a flag of a retired item is neither 0 nor 1")
+            self.retired = np.flatnonzero(flags)
         if not checked:
             self._check_ids()
+        self._renamed: dict[str, str] = _read_renamed(tensors, file) if RENAMED in requires else {}
+        for old, new in self._renamed.items():
+            if self._find(old) is not None or self._find(new) is None:
+                raise _fault(f"{old!r}, renamed to {new!r}, is there still, or its new name is not")
 
     def item_id(self, position: int) -> str:
         """The id of the item at `position`."""
@@ -73,8 +92,18 @@ class Catalogue:
         """The entry of a column at `position`; KeyError for a column that the bundle lacks."""
         return self._raw(column, position).decode("utf-8")
 
+    def with_retired(self, positions: NDArray[np.intp]) -> NDArray[np.intp]:
+        """These rising positions and those of retired items, rising, each once."""
+        return distinct(np.concatenate([positions, self.retired])) if len(self.retired) else positions
+
     def position(self, item_id: str) -> int | None:
-        """Where the item is, or None when the catalogue lacks it."""
+        """Where the item is, also by a name that it had before; None when the catalogue lacks it."""
+        found = self._find(item_id)
+        if found is None and item_id in self._renamed:
+            return self._find(self._renamed[item_id])
+        return found
+
+    def _find(self, item_id: str) -> int | None:
         wanted = item_id.encode("utf-8", "replace")
         low, high = 0, self.n
         while low < high:
@@ -113,6 +142,8 @@ class Catalogue:
 
     def _look_up(self, item_ids: Sequence[str]) -> NDArray[np.int64]:
         """`positions`, from the table of ids."""
+        if self._renamed:
+            item_ids = [self._renamed.get(item_id, item_id) for item_id in item_ids]
         if len(item_ids) < _FEW:
             each = (self.position(item_id) for item_id in item_ids)
             return np.array([-1 if found is None else found for found in each], dtype=np.int64)
@@ -178,6 +209,22 @@ def _less(
     lengths."""
     less: NDArray[np.bool_] = (a < b) | ((a == b) & (a_lengths < b_lengths))
     return less
+
+
+def _read_renamed(tensors: Tensors, file: str) -> dict[str, str]:
+    """Former ids and those of today."""
+    count = len(take(tensors, file, f"{_SIDES[0]}.offsets", "I64", (None,))) - 1
+    if not 0 <= count <= MAX_RENAMED:
+        raise _fault(f"{count} items are renamed; at most {MAX_RENAMED} may be")
+    names: list[list[str]] = []
+    for side in _SIDES:
+        data, offsets = _read_column(tensors, file, side, count, checked=False)
+        raw = data.tobytes()
+        names.append([raw[a:b].decode() for a, b in pairwise(offsets.tolist())])
+    renamed = dict(zip(*names, strict=True))
+    if len(renamed) != count or "" in renamed:
+        raise _fault("an item is renamed twice, or has no former name")
+    return renamed
 
 
 def _read_column(

@@ -18,8 +18,10 @@ FORMAT_VERSION = 1
 LOW_RANK = "low-rank"
 """Some linear of the backbone is two (docs/bundle.md, section 5)."""
 
-KNOWN_FEATURES: frozenset[str] = frozenset({LOW_RANK})
-"""Names that `requires` may hold; format version 1 defines none."""
+RETIRED = "retired"
+RENAMED = "renamed"
+KNOWN_FEATURES: frozenset[str] = frozenset({LOW_RANK, RETIRED, RENAMED})
+"""Names that `requires` may hold (docs/bundle.md, section 2)."""
 
 MANIFEST_NAME = "manifest.json"
 SIGNATURE_NAME = "manifest.sig"

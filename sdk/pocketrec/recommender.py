@@ -220,7 +220,7 @@ class Recommender:
             products = table.scores(table.rows(np.array([position]))[0])
             scale = norms * norms[position]
             scores = np.divide(products, scale, out=np.zeros_like(products), where=scale > 0)
-            best = best_allowed(scores, k, np.array([position]))
+            best = best_allowed(scores, k, self.bundle.catalogue.with_retired(np.array([position])))
             items = [
                 self._recommendation(p, s) for p, s in zip(best.tolist(), scores[best].tolist(), strict=True)
             ]
@@ -321,7 +321,7 @@ class Recommender:
 
     def _rank(self, known: Known, request: Request, stop: Stop) -> Ranking:
         among = None if request.candidates is None else self._candidates(request.candidates)
-        banned = self._positions(request.exclude)
+        banned = self.bundle.catalogue.with_retired(self._positions(request.exclude))
         if request.filter_seen:
             banned = distinct(np.concatenate([banned, known.positions]))
         fallback = not len(known)
