@@ -5,24 +5,31 @@
 
 OUT/golden holds bundles, directories and archives; OUT/hostile the corpus, one folder a case, and an index
 as hostile_files.py describes it; OUT/key the raw public key that signed OUT/golden/signed.zip, and
-OUT/other-key one that did not.
+OUT/other-key one that did not; OUT/history the files of one history, and into OUT/history/kotlin the tests
+write what they made of them.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
+import sqlite3
 import sys
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import hostile
+from pocketrec.events import Event
+from pocketrec.history import History
+from pocketrec.history_schema import APPLICATION_ID, MIGRATIONS
 from pocketrec.manifest import Backbone as BackboneSpec
 from pocketrec.signing import generate_key
 from pocketrec_export.backbone import Backbone, backbone_tensors
 from pocketrec_export.precision import RECIPES
 from pocketrec_export.target_onnx import to_onnx
-from tiny_backbone import random_backbone
+from tiny_backbone import random_backbone, tiny_shape
 from tiny_bundle import write_tiny_bundle
 
 
@@ -30,28 +37,55 @@ def write_all(out: Path) -> None:
     """Everything, below the directory `out`."""
     golden = out / "golden"
     golden.mkdir(parents=True)
-    backbone = random_backbone()
-    for precision in ("fp32", "int8", "int4", "mixed"):
-        write_tiny_bundle(
-            golden / precision,
-            precision,
-            backbone=BackboneSpec(**vars(backbone.shape)),
-            backbone_tensors=backbone_tensors(backbone, RECIPES[precision]),
-            **_graph(backbone, precision),
-        )
+    for architecture, precisions in (
+        ("qwen3", ("fp32", "int8", "int4", "mixed")),
+        ("llama", ("fp32", "mixed")),
+    ):
+        backbone = random_backbone(tiny_shape(architecture=architecture))
+        for precision in precisions:
+            write_tiny_bundle(
+                golden / (precision if architecture == "qwen3" else f"{architecture}-{precision}"),
+                precision,
+                backbone=BackboneSpec(**vars(backbone.shape)),
+                backbone_tensors=backbone_tensors(backbone, RECIPES[precision]),
+                **_graph(backbone, precision),
+            )
     keys = generate_key()
     write_tiny_bundle(golden / "signed.zip", sign_key=keys.private_pem, as_zip=True)
     (out / "key").write_bytes(keys.raw_public)
     (out / "other-key").write_bytes(generate_key().raw_public)
     write_hostile(out / "hostile")
+    write_histories(out / "history")
 
 
 def _graph(backbone: Backbone, precision: str) -> dict[str, Any]:
     """Exporting takes seconds: "mixed" has all three kinds of linears in it."""
-    if precision not in ("fp32", "mixed"):
+    if precision not in ("fp32", "mixed") or (backbone.shape.architecture == "llama" and precision == "fp32"):
         return {}
     versions = {"onnxruntime": {"min_version": "1.20", "max_version": "1.28"}}
     return {"onnx": to_onnx(backbone, RECIPES[precision]), "engines": versions}
+
+
+EVENTS = (Event('é"', "view", 5), Event("b", "", None), Event("b", "buy", -(2**40)), Event("c", "", 2**40))
+
+
+def write_histories(out: Path) -> None:
+    """The same events in files of both versions, and in one of a person who opted out; and as JSON."""
+    (out / "kotlin").mkdir(parents=True)
+    (out / "events.json").write_text(json.dumps([list(dataclasses.astuple(e)) for e in EVENTS]), "utf-8")
+    for name in ("version-2.db", "opted-out.db"):
+        with History(out / name) as history:
+            history.record_many(EVENTS)
+            history.set_recording(name != "opted-out.db")
+    with closing(sqlite3.connect(out / "version-1.db")) as db:
+        db.execute("PRAGMA journal_mode=WAL")
+        for statement in MIGRATIONS[0]:
+            db.execute(statement)
+        rows = [dataclasses.astuple(event) for event in EVENTS]
+        db.executemany("INSERT INTO events (item_id, event, timestamp) VALUES (?, ?, ?)", rows)
+        db.execute("PRAGMA user_version = 1")
+        db.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+        db.commit()
 
 
 def write_hostile(out: Path) -> None:

@@ -4,11 +4,18 @@ from __future__ import annotations
 
 import os
 import re
+import sqlite3
 import subprocess
+from contextlib import closing
 from pathlib import Path
 
-from android_bundles import write_all
+from android_bundles import EVENTS, write_all
+from pocketrec.events import Event
+from pocketrec.history import History
+from pocketrec.history_schema import MIGRATIONS
 from support import ROOT, require_tool
+
+SCHEMA = sorted(sql for statements in MIGRATIONS for sql in statements if sql.startswith("CREATE"))
 
 
 def test_kotlin_gives_the_answers_that_bundles_ask_for(tmp_path: Path) -> None:
@@ -26,6 +33,22 @@ def test_kotlin_gives_the_answers_that_bundles_ask_for(tmp_path: Path) -> None:
     totals = re.findall(r"Tests run: (\d+), Failures: 0, Errors: 0, Skipped: (\d+)\n", ran.stdout)
     assert sum(int(count) for count, _ in totals) > 100, ran.stdout[-2000:]
     assert all(skipped == "0" for _, skipped in totals), ran.stdout[-4000:]
+    check_histories(tmp_path / "bundles" / "history" / "kotlin")
+
+
+def check_histories(folder: Path) -> None:
+    """What HistoryTest.kt made of the files that Python wrote, and a file of its own."""
+    added = Event("from Kotlin", "buy", 7)
+    for name in ("version-1.db", "version-2.db", "opted-out.db", "new.db"):
+        before = (folder / name).read_bytes()
+        assert EVENTS[0].item_id.encode() not in before or name == "new.db"
+        with History(folder / name, create=False) as history:
+            assert history.events() == (list(EVENTS) if name == "new.db" else [*EVENTS[1:], added]), name
+            assert history.recording
+            assert not history.erasure_pending
+            with closing(sqlite3.connect(folder / name)) as db:
+                schema = [row[0] for row in db.execute("SELECT sql FROM sqlite_master WHERE sql NOT NULL")]
+                assert sorted(sql for sql in schema if "sqlite_sequence" not in sql) == SCHEMA
 
 
 def test_the_calls_in_the_readme_are_those_that_are_compiled() -> None:

@@ -44,11 +44,14 @@ public class Recommender private constructor(
     /** Name of the engine that runs the graph. */
     public val engine: String get() = runner.name
 
-    /** Appends an event to the history; durable when it returns. No timestamp means now. */
+    /**
+     * Appends an event to the history; durable when it returns. No timestamp means now. Null comes back, and nothing is stored,
+     * when this person opted out ([History.recording]).
+     */
     public suspend fun record(
         itemId: String, event: String = "", timestamp: Long? = System.currentTimeMillis() / 1000,
-    ): Event = ready {
-        Event(itemId, event, timestamp).also(stored::record)
+    ): Event? = ready {
+        Event(itemId, event, timestamp).takeIf(stored::record)
     }
 
     /** The stored history, oldest first. */

@@ -1,5 +1,6 @@
 package pocketrec
 
+import org.sqlite.SQLiteException
 import java.io.File
 import java.sql.Connection
 import java.sql.DriverManager
@@ -7,8 +8,13 @@ import java.sql.PreparedStatement
 import java.sql.SQLException
 
 /** SQLite through JDBC, for tests and desktops. */
-class JdbcDatabase(file: File) : SqlDatabase {
-    private val connection: Connection = DriverManager.getConnection("jdbc:sqlite:$file")
+class JdbcDatabase(private val file: File) : SqlDatabase {
+    private val connection: Connection
+
+    init {
+        SqlDatabase.checkBeforeOpening(file)
+        connection = typed { DriverManager.getConnection("jdbc:sqlite:$file") }
+    }
 
     override fun execute(statement: String, vararg values: Any?): Int = run(statement, values) { it.executeUpdate() }
 
@@ -17,7 +23,7 @@ class JdbcDatabase(file: File) : SqlDatabase {
         val rows = ArrayList<List<Any?>>()
         prepared.resultSet.use { result ->
             while (result.next()) {
-                rows.add((1..result.metaData.columnCount).map { (result.getObject(it) as? Number)?.toLong() ?: result.getObject(it) })
+                rows.add((1..result.metaData.columnCount).map { result.getObject(it).let { x -> if (x is Int) x.toLong() else x } })
             }
         }
         rows
@@ -25,12 +31,16 @@ class JdbcDatabase(file: File) : SqlDatabase {
 
     override fun close(): Unit = connection.close()
 
-    private fun <T> run(statement: String, values: Array<out Any?>, use: (PreparedStatement) -> T): T = try {
+    private fun <T> run(statement: String, values: Array<out Any?>, use: (PreparedStatement) -> T): T = typed {
         connection.prepareStatement(statement).use { prepared ->
             values.forEachIndexed { index, value -> prepared.setObject(index + 1, value) }
             use(prepared)
         }
+    }
+
+    private fun <T> typed(block: () -> T): T = try {
+        block()
     } catch (error: SQLException) {
-        throw HistoryException("the history cannot be used: ${error.message}.", "history-invalid", "", error)
+        throw SqlDatabase.failure((error as? SQLiteException)?.resultCode?.code ?: 0, file, error)
     }
 }
