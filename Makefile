@@ -12,7 +12,7 @@ export OMP_WAIT_POLICY ?= PASSIVE
 export TOKENIZERS_PARALLELISM ?= false
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint format pytest bench bench-quality bench-scan bench-compression soak load docs lock clean distclean
+.PHONY: help setup demo test lint format pytest bench simulate bench-quality bench-scan bench-compression soak load docs lock clean distclean
 
 help:  ## say what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -49,6 +49,10 @@ format: setup  ## let ruff lay out the code and mend what it safely can
 bench: setup  ## latency, memory and size of a bundle; the demo's, or BUNDLE=path/to/bundle
 	@test -e $(BUNDLE) || { echo "There is no bundle at $(BUNDLE): run make demo first, or make bench BUNDLE=..." >&2; exit 2; }
 	$(BIN)/pocketrec bench $(BUNDLE)
+
+simulate: setup  ## the page: users of the demo as phones; or BUNDLE=path/to/bundle DATA=path/to/data
+	@test -e $(BUNDLE) || { echo "There is no bundle at $(BUNDLE): run make demo first, or make simulate BUNDLE=... DATA=..." >&2; exit 2; }
+	$(BIN)/pocketrec simulate --serve $(BUNDLE) $(or $(DATA),runs/demo/data)
 
 bench-quality: setup  ## ours and peers on real data, into docs/benchmarks/quality.md; DATA="dir name", QUALITY="--seeds 0"
 	$(BIN)/python -m pocketrec_tools.quality $(DATA) $(QUALITY)

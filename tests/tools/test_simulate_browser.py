@@ -111,7 +111,7 @@ def test_a_walk_through_the_page(root: Path, server: PageServer) -> None:
 
         page.locator("#offline").check()
         page.wait_for_function(
-            "() => document.querySelector('.net').textContent === 'offline, 0 network calls tried'"
+            "() => document.querySelector('.net').textContent === 'offline, 0 calls tried'"
         )
         assert page.locator("#plots img").count() == len(server.desk.info()["plots"]) >= 5
         page.locator("#plots img").first.scroll_into_view_if_needed()

@@ -160,6 +160,7 @@ class DemoReport:
         yield f"  pocketrec evaluate {self.bundle} {self.data} --against {self.checkpoint}"
         yield f"  pocketrec inspect {self.bundle}"
         yield f"  pocketrec bench {self.bundle}"
+        yield f"  pocketrec simulate --serve {self.bundle} {self.data}      # phones to press, in a browser"
         yield (
             "  pocketrec build YOUR_DATA --out YOUR_BUNDLE      # interactions.csv and items.csv, as in "
             + str(self.data)

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from playwright.sync_api import Page
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
-COLOURS = 64
+COLOURS = 128
 WAIT_MS = 60_000.0
 """Long, for a busy machine; nothing waits longer than it has to."""
 

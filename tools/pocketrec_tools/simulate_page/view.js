@@ -68,7 +68,7 @@ export function phone(about, answer, before, other, history, offline, press) {
       make("span", { class: "mark" }, marks.filter(Boolean).join(", ")),
       make("span", { class: "why" }, why ? `near ${why}` : answer.fallback ? "popular: nothing known yet" : "")));
   });
-  const net = answer.network_tries === null ? "online" : `offline, ${answer.network_tries} network calls tried`;
+  const net = answer.network_tries === null ? "online" : `offline, ${answer.network_tries} calls tried`;
   return make("article", { class: "phone", "aria-label": `Phone ${about.name}` },
     make("h3", {}, `${about.name} · ${about.bundle}, ${about.precision}`),
     make("p", { class: "soft state" }, make("span", {}, about.engine), make("span", { class: "net" }, net),
