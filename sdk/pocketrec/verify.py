@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pocketrec.bundle import Bundle
+from pocketrec.diagnosis import diagnose
 from pocketrec.errors import BundleError, PocketrecError
 from pocketrec.golden import GOLDEN_NAME, Golden, parse_golden, replay
 from pocketrec.recommender import Recommender
@@ -112,5 +113,6 @@ def _engine(path: str | Path, name: str, golden: Golden) -> Check:
     wrong = len({mismatch.case for mismatch in mismatches})
     shown = "; ".join(f"case {m.case}, {m.reason}: {m.detail}" for m in mismatches[:_SHOWN])
     more = f"; and {len(mismatches) - _SHOWN} more" if len(mismatches) > _SHOWN else ""
-    detail = f"disagrees with {wrong} of {len(golden.cases)} golden vectors: {shown}{more}"
+    detail = f"disagrees with {wrong} of {len(golden.cases)} golden vectors: {shown}{more}."
+    detail = f"{detail} {diagnose(path, name)}".rstrip()
     return Check(name, "failed", detail, "golden-mismatch")
