@@ -124,7 +124,7 @@ def sweep(judge: Judge) -> list[dict[str, Any]]:
     ways: dict[str, dict[str, Any]] = {
         "plain SVD": {"rule": "uniform", "whiten": False, "aligned": False},
         "whitened": {"rule": "uniform", "aligned": False},
-        "whitened, aligned": {"rule": "uniform"},
+        "whitened, measured ranks": {"rule": "measured", "aligned": False},
         "whitened, aligned, measured ranks": {"rule": "measured"},
     }
     for kept in KEPT:
