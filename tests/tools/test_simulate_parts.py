@@ -12,14 +12,16 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tiny_data import tiny_rows, write_rows
 
 from pocketrec import DataError
 from pocketrec.bundle import Bundle
+from pocketrec_tools.simulate_cost import cost
 from pocketrec_tools.simulate_devices import DEVICES, device, macs
 from pocketrec_tools.simulate_lists import SMOOTH, Calibration, Yardstick, gini, head
 from pocketrec_tools.simulate_plots import draw_plots
 from pocketrec_tools.simulate_policies import categories, cosines, explore, rerank
-from pocketrec_tools.simulate_settings import pairs, unix_time
+from pocketrec_tools.simulate_settings import Settings, pairs, unix_time
 from tiny_bundle import ITEMS, write_tiny_bundle
 
 counts = st.lists(st.integers(0, 50), min_size=1, max_size=30)
@@ -163,3 +165,14 @@ def test_plots_are_sound_the_same_twice_and_say_what_they_show(tmp_path: Path) -
         assert (tmp_path / "one" / f"{plot.name}.svg").read_text("utf-8") == plot.svg
     assert "0.2500" in first[0].words
     assert "+0.0100 (-0.0100 to +0.0200)" in first[-1].words
+
+
+def test_the_cost_is_of_as_many_lists_as_there_are_events(tmp_path: Path) -> None:
+    bundle = write_tiny_bundle(tmp_path / "b")
+    data = write_rows(tmp_path / "data", tiny_rows(12))
+    found = cost(bundle, data, Settings(engine="numpy"))
+    own = [row[0] for row in tiny_rows(12)]
+    assert found["lists"] == sum(own.count(user) for user in set(own) if own.count(user) > 1)
+    assert found["chunks"] == 1
+    assert found["replay_cpu_ms_per_list"] > 0 < found["engine_cpu_ms_per_list"]
+    assert found["ratio"]["least"] <= found["ratio"]["median"] <= found["ratio"]["most"]

@@ -16,9 +16,10 @@ import pytest
 from tiny_data import tiny_rows, write_rows
 
 from pocketrec import DataError, Recommender
+from pocketrec_tools.simulate_desk import Desk
 from pocketrec_tools.simulate_guard import MAX_BODY, POLICY, no_network
 from pocketrec_tools.simulate_screenshots import served
-from pocketrec_tools.simulate_server import ASSETS, PAGE, Desk, PageServer
+from pocketrec_tools.simulate_server import ASSETS, PAGE, PageServer
 from tiny_bundle import item_id, write_tiny_bundle
 
 

@@ -20,7 +20,8 @@ import typer
 
 from pocketrec.errors import PocketrecError
 from pocketrec.output import note
-from pocketrec_tools.simulate_server import Desk, PageServer
+from pocketrec_tools.simulate_desk import Desk
+from pocketrec_tools.simulate_server import PageServer
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
