@@ -78,7 +78,7 @@ def kotlin_answers(path: Path, engine: str, histories: list[History]) -> list[di
         given, out, jars = (Path(folder) / name for name in ("histories", "answers", "classpath"))
         given.write_text("".join(json.dumps(history) + "\n" for history in histories), "utf-8")
         maven = ["mvn", "-q", "-B", "dependency:build-classpath", f"-Dmdep.outputFile={jars}"]
-        subprocess.run(maven, cwd=ENGINE, check=True)
+        subprocess.run(maven, cwd=ENGINE, check=True, stdout=subprocess.DEVNULL)  # it colours even silence
         classes = [str(ENGINE / "target" / name) for name in ("classes", "test-classes")]
         classpath = os.pathsep.join([*classes, jars.read_text("utf-8").strip()])
         java = ["java", "-Xmx1g", "-cp", classpath, "pocketrec.AgreementKt"]
