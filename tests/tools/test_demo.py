@@ -100,7 +100,15 @@ def test_it_tells_the_story_and_what_to_type_next(report: DemoReport) -> None:
     assert report.next_item[0] in story
     assert report.session.guard in story
     commands = [line.split() for line in report.next_steps() if line.startswith("  pocketrec ")]
-    assert [words[1] for words in commands] == ["rank", "rank", "evaluate", "inspect", "bench", "simulate", "build"]
+    assert [words[1] for words in commands] == [
+        "rank",
+        "rank",
+        "evaluate",
+        "inspect",
+        "bench",
+        "simulate",
+        "build",
+    ]
 
 
 def test_what_it_says_to_type_works(report: DemoReport, capsys: pytest.CaptureFixture[str]) -> None:
