@@ -56,6 +56,12 @@ VERBS: dict[str, Verb] = {
     "install": Verb(
         "pocketrec.verbs_install", "cli_install", "A bundle or delta into a directory of versions, live."
     ),
+    "delta": Verb(
+        "pocketrec_export.delta",
+        "cli_delta",
+        "The few rows that lead from one catalogue to the next.",
+        "export",
+    ),
     "rank": Verb("pocketrec.verbs", "cli_rank", "Rank the catalogue for a history."),
     "evaluate": Verb(
         "pocketrec_tools.evaluate", "cli_evaluate", "Quality of a bundle on held-out events.", "export"

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from pocketrec.bundle import Bundle
+from pocketrec.delta import Delta, is_delta
 from pocketrec.errors import BundleError, PocketrecError
 from pocketrec.gate import State as Life
 from pocketrec.golden import GOLDEN_NAME, parse_golden, replay
@@ -93,7 +94,7 @@ def install(
     """Make the bundle at `bundle` the live version of the directory `into`; what was live stays beside it.
 
     Args:
-        bundle: directory or stored ZIP; it is copied.
+        bundle: directory or stored ZIP; it is copied. Or a catalogue delta that leads from the live bundle.
         into: the directory of versions, made when absent. It must belong to the app alone.
         public_keys: one of them (PEM or 32 raw bytes) must have signed the bundle.
         engine: replays the golden vectors; None takes the one that `Recommender.open` would.
@@ -105,13 +106,17 @@ def install(
         What is live now. `changed` is False when this very bundle was live already.
 
     Raises:
-        BundleError: as `Bundle.open`.
+        BundleError: as `Bundle.open`; of a delta: `delta-base` (from another bundle), `delta-invalid`.
         PocketrecError: `install-downgrade`, `install-rejected`; `install-golden` (the golden vectors do not
             hold here); `engine-unavailable`, `engine-failed`; `install-failed` (the disk). What was live
             still is.
     """
     directory = Path(into)
     try:
+        if is_delta(bundle):
+            read_state(directory)  # before the lock makes a file where nothing is installed
+            with locked(directory, "install.lock"), Delta(bundle, public_keys) as delta:
+                return _install_delta(directory, delta, public_keys, engine, again)
         (directory / "versions").mkdir(parents=True, exist_ok=True)
         with locked(directory, "install.lock"), Bundle.open(bundle, public_keys) as source:
             state = _state_or_none(directory)
@@ -122,6 +127,17 @@ def install(
             return _install(directory, lambda target: _copy_files(source, target), public_keys, engine)
     except OSError as error:
         raise failed(directory, error) from error
+
+
+def _install_delta(
+    directory: Path, delta: Delta, public_keys: Sequence[bytes], engine: str | None, again: bool
+) -> Installed:
+    state = read_state(directory)
+    if _is_live(state, delta.manifest) and not again:
+        return _describe(directory, state)
+    _check_step(state, delta.manifest, False, again)
+    with Bundle.open(directory / "versions" / state.live.name, public_keys) as base:
+        return _install(directory, lambda target: delta.apply(base, target), public_keys, engine)
 
 
 def _install(

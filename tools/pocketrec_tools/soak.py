@@ -34,7 +34,8 @@ from pocketrec_tools.soak_law import Broken, Victim
 LONGEST_SECONDS = 0.04
 """A victim lives for a random part of this: a quarter of them counted from the start, to be killed while they
 open;
-the others from the first step that was acknowledged, however slow the machine is."""
+the others from the first step that was acknowledged, however slow the machine is. A victim whose steps take
+longer says so in `longest`."""
 
 KILLS_A_FOLDER = 25
 """Then the victim begins anew: making files is killed, too."""
@@ -93,7 +94,7 @@ def soak(victims: Sequence[Victim], kills: int, seed: int = 0) -> list[Count]:
             _remove(folders.pop(victim.name, None))
             folders[victim.name] = Path(tempfile.mkdtemp(prefix=f"soak-{victim.name}-"))
             victim.begin(folders[victim.name])
-        early, after = chance.random() < 0.25, chance.random() * LONGEST_SECONDS
+        early, after = chance.random() < 0.25, chance.random() * getattr(victim, "longest", LONGEST_SECONDS)
         said = _kill(victim, random.Random(chance.random()), early, after)
         try:
             found = victim.check(said)

@@ -17,6 +17,7 @@ from typing import Any
 from pocketrec.history import History
 from pocketrec.history_cipher import change_key
 from pocketrec.history_errors import HistoryError
+from pocketrec_tools.soak_install import InstallVictim
 from pocketrec_tools.soak_law import Broken, Say, Victim
 
 _TOKEN = re.compile(rb"<\d+>")
@@ -195,4 +196,5 @@ def all_victims() -> list[Victim]:
     if importlib.util.find_spec("sqlcipher3"):
         everything = {"record": 6, "batch": 2, "forget": 2, "clear": 1}
         victims += [HistoryVictim("encrypted", everything, 60, bytes(range(32))), KeyVictim()]
+    victims.append(InstallVictim())
     return victims
