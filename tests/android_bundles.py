@@ -13,24 +13,26 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import shutil
 import sqlite3
 import sys
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-import hostile
+import numpy as np
+
+from hostile_files import write_corpus
 from pocketrec.events import Event
 from pocketrec.history import History
 from pocketrec.history_schema import APPLICATION_ID, MIGRATIONS
 from pocketrec.manifest import Backbone as BackboneSpec
+from pocketrec.quantise import quantise_rows_int4, quantise_rows_int8
 from pocketrec.signing import generate_key
 from pocketrec_export.backbone import Backbone, backbone_tensors
 from pocketrec_export.precision import RECIPES
 from pocketrec_export.target_onnx import to_onnx
 from tiny_backbone import random_backbone, tiny_shape
-from tiny_bundle import write_tiny_bundle
+from tiny_bundle import tiny_backbone, write_tiny_bundle
 
 
 def write_all(out: Path) -> None:
@@ -50,11 +52,12 @@ def write_all(out: Path) -> None:
                 backbone_tensors=backbone_tensors(backbone, RECIPES[precision]),
                 **_graph(backbone, precision),
             )
+    write_tiny_bundle(golden / "low-rank", "int8", backbone_tensors=_low_rank())
     keys = generate_key()
     write_tiny_bundle(golden / "signed.zip", sign_key=keys.private_pem, as_zip=True)
     (out / "key").write_bytes(keys.raw_public)
     (out / "other-key").write_bytes(generate_key().raw_public)
-    write_hostile(out / "hostile")
+    write_corpus(out / "hostile")
     write_histories(out / "history")
 
 
@@ -88,26 +91,22 @@ def write_histories(out: Path) -> None:
         db.commit()
 
 
-def write_hostile(out: Path) -> None:
-    """The corpus as files; links and pipes are left out where the file system has none."""
-    entries: list[dict[str, Any]] = []
-    for case in hostile.CASES:
-        bundle = write_tiny_bundle(out / case.name / "bundle")
-        try:
-            path = case.make(bundle)
-        except (OSError, AttributeError, NotImplementedError):
-            shutil.rmtree(out / case.name)
-            continue
-        entries.append(
-            {
-                "name": case.name,
-                "path": path.relative_to(out).as_posix(),
-                "codes": [case.code],
-                "stage": getattr(case, "stage", "open"),
-                "public_keys": [key.hex() for key in getattr(case, "keys", ())],
-            }
-        )
-    (out / "index.json").write_text(json.dumps({"cases": entries}), "utf-8")
+def _low_rank() -> dict[str, np.ndarray]:
+    """The tensors of a random backbone, two of whose linears are pairs of linears, in all forms."""
+    rng = np.random.default_rng(0)
+    tensors = tiny_backbone("int8", rng)
+    for name, rank in (("layers.0.gate_proj", 5), ("layers.1.down_proj", 32)):
+        out, inner = tensors[f"{name}.q"].shape
+        del tensors[f"{name}.q"], tensors[f"{name}.scale"]
+        a = (rng.normal(size=(rank, inner)) / np.sqrt(inner)).astype(np.float32)
+        b = (rng.normal(size=(out, rank)) / np.sqrt(rank)).astype(np.float32)
+        tensors[f"{name}.a.q"], tensors[f"{name}.a.scale"] = quantise_rows_int8(a)
+        if rank % 32:
+            tensors[f"{name}.b"] = b
+        else:
+            packed, scale = quantise_rows_int4(b)
+            tensors[f"{name}.b.q"], tensors[f"{name}.b.scale"] = packed, scale.astype(np.float32)
+    return tensors
 
 
 if __name__ == "__main__":

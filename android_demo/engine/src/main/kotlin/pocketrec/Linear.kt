@@ -11,6 +11,19 @@ internal abstract class Linear(val inputs: Int, val outputs: Int) {
     companion object {
         /** The linear [name] of `backbone.safetensors`, in whichever form it is there. */
         fun read(tensors: Tensors, name: String, outputs: Int, inputs: Int): Linear {
+            val half = listOf("$name.a", "$name.a.q").firstOrNull { it in tensors }
+            return if (half == null) whole(tensors, name, outputs, inputs) else lowRank(tensors, name, half, outputs, inputs)
+        }
+
+        private fun lowRank(tensors: Tensors, name: String, half: String, outputs: Int, inputs: Int): Linear {
+            val rank = tensors[half].shape.firstOrNull() ?: 0
+            if (rank !in 1..minOf(outputs, inputs)) throw tensors.fault("\"$half\" has the rank $rank")
+            return LowRankLinear(
+                whole(tensors, "$name.a", rank.toInt(), inputs), whole(tensors, "$name.b", outputs, rank.toInt()),
+            )
+        }
+
+        private fun whole(tensors: Tensors, name: String, outputs: Int, inputs: Int): Linear {
             val (out, inner) = listOf(outputs.toLong(), inputs.toLong())
             if (name in tensors) return FloatLinear(tensors.take(name, "F32", out, inner).floats(), outputs, inputs)
             if (tensors["$name.q"].dtype == "I8") {
@@ -18,6 +31,7 @@ internal abstract class Linear(val inputs: Int, val outputs: Int) {
                 return IntegerLinear(q, tensors.take("$name.scale", "F32", out).floats(), outputs, inputs, inputs, false)
             }
             val group = Table.GROUP
+            if (inputs % group != 0) throw tensors.fault("\"$name\" has $inputs inputs, no multiple of $group")
             val packed = tensors.take("$name.q", "U8", out, inner / 2).byteArray()
             val scale = tensors.take("$name.scale", "F32", out, inner / group).floats()
             val q = ByteArray(outputs * inputs) { ((packed[it / 2].toInt() shr (4 * (it and 1)) and 15) - 8).toByte() }
@@ -60,6 +74,15 @@ private inline fun transposed(outputs: Int, inputs: Int, weight: (Int) -> Float)
     val w = Array(inputs) { FloatArray(outputs) }
     for (o in 0 until outputs) for (i in 0 until inputs) w[i][o] = weight(o * inputs + i)
     return w
+}
+
+/** Two linears, one after the other, each with the arithmetic of its own form. */
+private class LowRankLinear(private val a: Linear, private val b: Linear) : Linear(a.inputs, b.outputs) {
+    override fun apply(x: FloatArray, rows: Int, y: FloatArray) {
+        val middle = FloatArray(rows * a.outputs)
+        a.apply(x, rows, middle)
+        b.apply(middle, rows, y)
+    }
 }
 
 private class FloatLinear(weight: FloatArray, outputs: Int, inputs: Int) : Linear(inputs, outputs) {

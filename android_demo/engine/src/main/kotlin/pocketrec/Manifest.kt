@@ -54,7 +54,7 @@ public data class Manifest(
         public const val FORMAT_VERSION: Long = 1
 
         /** Names that `requires` may hold. */
-        public val KNOWN_FEATURES: Set<String> = emptySet()
+        public val KNOWN_FEATURES: Set<String> = setOf("low-rank")
 
         internal fun parse(data: ByteArray): Manifest {
             if (data.size > Limits.MANIFEST_BYTES) {

@@ -7,7 +7,7 @@ import org.bouncycastle.crypto.signers.Ed25519Signer
 internal object Signing {
     /** Returns when one of [publicKeys] (32 raw bytes each) made [signature]; else `signature-invalid`. */
     fun verify(message: ByteArray, signature: ByteArray, publicKeys: List<ByteArray>) {
-        val keys = publicKeys.map(::key)
+        val keys = publicKeys.mapNotNull(::key)
         for (key in keys) {
             val signer = Ed25519Signer()
             signer.init(false, key)
@@ -15,18 +15,23 @@ internal object Signing {
             if (signer.verifySignature(signature)) return
         }
         throw BundleException(
-            "none of the ${keys.size} public keys made the bundle's signature.", "signature-invalid",
+            "none of the ${publicKeys.size} public keys made the bundle's signature.", "signature-invalid",
             "Use a bundle signed by a key you trust, or pin its key.",
         )
     }
 
-    private fun key(raw: ByteArray): Ed25519PublicKeyParameters = try {
-        require(raw.size == Ed25519PublicKeyParameters.KEY_SIZE)
-        Ed25519PublicKeyParameters(raw, 0)
-    } catch (error: IllegalArgumentException) {
-        throw PocketrecException(
-            "a public key is not 32 raw bytes of an Ed25519 key.", "key-invalid",
-            "Use the public half of the key that signed the bundle, as raw bytes.", error,
-        )
+    /** Null for 32 bytes that are no point of the curve, or one of small order: such a key has signed nothing. */
+    private fun key(raw: ByteArray): Ed25519PublicKeyParameters? {
+        if (raw.size != Ed25519PublicKeyParameters.KEY_SIZE) {
+            throw PocketrecException(
+                "a public key is not 32 raw bytes of an Ed25519 key.", "key-invalid",
+                "Use the public half of the key that signed the bundle, as raw bytes.",
+            )
+        }
+        return try {
+            Ed25519PublicKeyParameters(raw, 0)
+        } catch (_: IllegalArgumentException) {
+            null
+        }
     }
 }

@@ -26,6 +26,8 @@ internal class Tensors private constructor(private val file: String, private val
 
     operator fun get(name: String): Tensor = found[name] ?: throw fault(file, "the tensor \"$name\" is missing")
 
+    fun fault(what: String): BundleException = fault(file, what)
+
     /** The tensor when it has this type and shape (−1 is any length). */
     fun take(name: String, dtype: String, vararg shape: Long): Tensor {
         val tensor = get(name)

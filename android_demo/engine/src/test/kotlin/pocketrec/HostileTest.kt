@@ -1,6 +1,7 @@
 package pocketrec
 
 import kotlinx.coroutines.runBlocking
+import org.junit.jupiter.api.Assertions.assertEquals
 import org.junit.jupiter.api.Assertions.assertTrue
 import org.junit.jupiter.api.Assertions.fail
 import org.junit.jupiter.api.DynamicTest
@@ -15,8 +16,9 @@ class HostileTest {
     fun `every bundle of the corpus is refused with its code`(): List<DynamicTest> {
         val index = Json.parse(File(folder, "index.json").readBytes(), "index") as Map<*, *>
         val cases = (index["cases"] as List<*>).map { it as Map<*, *> }
-        // "text" is refused by what encodes texts, which this engine does not do.
-        return cases.filter { it["stage"] != "text" }.map { case -> dynamicTest(case["name"] as String) { refused(case) } }
+        // "text" is refused by what encodes texts, which this engine does not do. "graph" is refused by reading model.onnx before
+        // ONNX Runtime does, which this engine does not do either: docs/android.md says what follows from that.
+        return cases.filter { it["stage"] != "text" && it["stage"] != "graph" }.map { case -> dynamicTest(case["name"] as String) { refused(case) } }
     }
 
     private fun refused(case: Map<*, *>) {
@@ -26,9 +28,10 @@ class HostileTest {
         }
         try {
             runBlocking {
-                val engine = if (case["stage"] == "graph") Engines.ONNX_RUNTIME else Engines.KOTLIN
-                Recommender.open(File(folder, case["path"] as String), engine = engine, publicKeys = keys)
-                    .use { Golden.of(it.bundle) }
+                Recommender.open(File(folder, case["path"] as String), publicKeys = keys).use {
+                    val golden = Golden.of(it.bundle)
+                    if (codes.isEmpty()) assertEquals(emptyList<String>(), golden.replay(it)) // a sound one
+                }
             }
         } catch (error: PocketrecException) {
             assertTrue(error.code in codes, "refused with ${error.code}, not one of $codes: ${error.message}")
