@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import struct
 from collections.abc import Sequence
-from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -214,7 +213,7 @@ class Delta:
         return raw
 
     def _write(self, path: Path, data: memoryview) -> None:
-        write_file(path, len(data), partial(_fill, data))
+        write_file(path, data)
 
 
 def is_delta(path: str | Path) -> bool:
@@ -266,7 +265,3 @@ def _texts(old: Tensors, change: Tensors, column: str, n: int, runs: Runs) -> li
 def _split(data: NDArray[Any], offsets: NDArray[Any]) -> list[bytes]:
     raw, ends = data.tobytes(), offsets.tolist()
     return [raw[a:b] for a, b in pairwise(ends)]
-
-
-def _fill(data: memoryview, view: memoryview) -> None:
-    view[:] = data

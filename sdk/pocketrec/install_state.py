@@ -15,7 +15,7 @@ import contextlib
 import os
 import secrets
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -155,21 +155,11 @@ def sync_directory(path: Path) -> None:
         os.close(handle)
 
 
-def write_file(path: Path, size: int, fill: Callable[[memoryview], None]) -> None:
-    """Write and flush a new file of `size` bytes, which `fill` puts into a map of it: no copy in memory."""
-    import mmap
-
-    with open(path, "xb+") as file:
-        if size:
-            # Not a sparse file: a full disk must be an error here, not a signal when a page is written.
-            if hasattr(os, "posix_fallocate"):
-                os.posix_fallocate(file.fileno(), 0, size)
-            else:
-                file.truncate(size)
-            with mmap.mmap(file.fileno(), size) as mapped:
-                with memoryview(mapped) as view:
-                    fill(view)
-                mapped.flush()
+def write_file(path: Path, data: memoryview) -> None:
+    """Write and flush a new file."""
+    with open(path, "xb") as file:
+        file.write(data)
+        file.flush()
         os.fsync(file.fileno())
 
 

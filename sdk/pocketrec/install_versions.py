@@ -17,7 +17,6 @@ import secrets
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -316,12 +315,7 @@ def _proven(path: Path, public_keys: Sequence[bytes], engine: str | None) -> Ver
 def _copy_files(source: Bundle, target: Path) -> None:
     """The files of an open bundle, as they were hashed, into the directory `target`."""
     for name in source.sizes:
-        data = source.file_view(name)
-        write_file(target / name, len(data), partial(_fill, data))
-
-
-def _fill(data: memoryview, view: memoryview) -> None:
-    view[:] = data
+        write_file(target / name, source.file_view(name))
 
 
 def _is_live(state: State, new: Manifest) -> bool:
