@@ -4,7 +4,8 @@
 
 A mutation is one to four of: a byte changed, a piece cut out, doubled or moved, a number of JSON or a header
 replaced by one at a border. It is made to the stored ZIP, or to one file of the directory behind hashes that
-are put right again. An archive that breaks a law is written into the current directory as `fuzz-SEED-RUN`. There is no feedback from coverage.
+are put right again. An archive that breaks a law is written into the current directory as `fuzz-SEED-RUN`.
+There is no feedback from coverage.
 """
 
 from __future__ import annotations
