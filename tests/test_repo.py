@@ -15,7 +15,7 @@ from support import ROOT, require_tool
 MOST_LINES = 400
 SOURCES = {".py", ".kt", ".kts", ".java", ".js", ".ts", ".css", ".sh"}
 BINARY = {
-    ".png", ".jpg", ".gif", ".webp", ".jar", ".gz", ".zip", ".parquet", ".bin", ".pte", ".onnx",
+    ".png", ".jpg", ".gif", ".webp", ".jar", ".gz", ".zip", ".parquet", ".bin", ".npz", ".pte", ".onnx",
     ".safetensors",
 }  # fmt: skip
 

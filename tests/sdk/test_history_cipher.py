@@ -90,7 +90,9 @@ def test_a_changed_bit_is_found(file: Path) -> None:
     assert refused(lambda: stored(file, KEY)) == "history-corrupt"
 
 
-@pytest.mark.parametrize(("old", "new"), [(None, KEY), (KEY, None), (KEY, OTHER)])
+@pytest.mark.parametrize(
+    ("old", "new"), [(None, KEY), (KEY, None), (KEY, OTHER)], ids=["encrypt", "decrypt", "change"]
+)
 def test_changing_the_key(file: Path, old: bytes | None, new: bytes | None) -> None:
     with History(file, key=old) as history:
         history.record_many([*EVENTS, "forgotten-thing"])
