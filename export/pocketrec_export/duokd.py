@@ -106,8 +106,10 @@ def negative_loss(target: Tensor, negatives: Tensor, margins: Tensor, mask: Tens
     Returns:
         [P], >= 0; exactly 0 without negatives.
     """
-    excess = (beta * (negatives - target[:, None] + margins)).masked_fill(~mask, _NOTHING)
-    return torch.logsumexp(F.pad(excess, (1, 0)), 1)
+    excess = F.pad((beta * (negatives - target[:, None] + margins)).masked_fill(~mask, _NOTHING), (1, 0))
+    # Taken off first: where it is large, shares would be those of rounded sums.
+    top = excess.detach().amax(1, keepdim=True)
+    return torch.logsumexp(excess - top, 1) + top[:, 0]
 
 
 def duokd_loss(
