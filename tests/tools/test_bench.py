@@ -187,6 +187,6 @@ def test_bad_input(bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[s
 
 def test_a_process_that_fails_is_an_error(tmp_path: Path) -> None:
     broken = write_tiny_bundle(tmp_path / "b", onnx=b"no graph at all")
-    with pytest.raises(PocketrecError, match="model.onnx") as failed:
+    with pytest.raises(PocketrecError, match=r"model\.onnx") as failed:
         bench(broken, engine="onnxruntime", runs=1, lists=1, progress=False)
     assert failed.value.code == "process-failed"
