@@ -27,6 +27,7 @@ from pocketrec import signing
 from pocketrec.bundle import Bundle
 from pocketrec.errors import DataError, PocketrecError
 from pocketrec.golden import GOLDEN_NAME, Golden, compute_cases
+from pocketrec.install_state import sync_directory
 from pocketrec.manifest import (
     FORMAT,
     FORMAT_VERSION,
@@ -197,7 +198,7 @@ def _write_directory(
         measured |= measure(work)
         finish(golden)
     Bundle.open(work).close()
-    _sync_directory(work)
+    sync_directory(work)
 
 
 def _manifest(content: BundleContent, files: dict[str, FileEntry]) -> Manifest:
@@ -280,7 +281,7 @@ def _swap_in(result: Path, target: Path) -> None:
         old = _hidden(target, "old")
         os.rename(target, old)
     os.replace(result, target)
-    _sync_directory(target.parent)
+    sync_directory(target.parent)
     if old is not None:
         _remove(old)
 
@@ -294,17 +295,6 @@ def _remove(path: Path) -> None:
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
-
-
-def _sync_directory(path: Path) -> None:
-    """Make renames and new names in a directory durable, where the system lets a directory be flushed."""
-    if os.name == "nt":
-        return
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 @contextlib.contextmanager
