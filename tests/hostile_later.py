@@ -120,3 +120,9 @@ def tokenizer_with_more_tokens_than_words(bundle: Path) -> None:
 def tokenizer_with_a_token_beyond_the_words(bundle: Path) -> None:
     """As many tokens as rows, one of them numbered far beyond."""
     _edit_json(bundle, "tokenizer.json", lambda tokenizer: tokenizer["model"]["vocab"].update(w1=2**31))
+
+
+@case("tokenizer-invalid", stage="text")
+def tokenizer_without_its_unknown_token(bundle: Path) -> None:
+    """It loads, and raises at the first word that it does not know."""
+    _edit_json(bundle, "tokenizer.json", lambda tokenizer: tokenizer["model"].update(unk_token="absent"))

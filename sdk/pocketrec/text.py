@@ -42,7 +42,7 @@ class TextRows:
 
     def row(self, text: str) -> NDArray[np.float32]:
         """The text row float32 [d]; zeros when the text holds no token."""
-        ids = self._tokenizer.encode(text, add_special_tokens=False).ids
+        ids = self._ids(text)
         if not ids:
             return np.zeros(self._words.d, np.float32)
         tokens, counts = np.unique(np.asarray(ids, np.int64), return_counts=True)
@@ -58,3 +58,14 @@ class TextRows:
             weights = weights / norm
         row: NDArray[np.float32] = (weights.astype(np.float32) @ self._words.rows(tokens)).astype(np.float32)
         return row
+
+    def _ids(self, text: str) -> list[int]:
+        try:
+            ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False).ids
+        except Exception as error:  # such as an unknown token that the vocabulary lacks
+            raise BundleError(
+                f"tokenizer.json cannot encode a text: {error}.",
+                code="tokenizer-invalid",
+                remedy="Build the bundle again.",
+            ) from None
+        return ids

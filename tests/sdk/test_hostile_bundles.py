@@ -39,7 +39,7 @@ def use(path: Path, stage: str, keys: tuple[bytes, ...] = ()) -> None:
             case "golden":
                 parse_golden(bundle.file_bytes(GOLDEN_NAME))
             case "text":
-                TextRows(bundle).row("w1 w2")
+                TextRows(bundle).row("w1 w2 unheard-of")
             case "graph":
                 load_engine("onnxruntime", bundle).close()
 

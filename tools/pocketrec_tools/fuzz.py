@@ -1,137 +1,182 @@
-"""Mutated bundles: each is refused with a typed error, or says what the sound one says.
+"""Mutated inputs of a stranger: each is refused with a typed error, or works.
 
-    python -m pocketrec_tools.fuzz [--runs 10000] [--seed 0]
+    python -m pocketrec_tools.fuzz [--runs 10000] [--seed 0] [--processes 1] [--minutes M] [--page
+    docs/benchmarks/fuzz.md]
+    python -m pocketrec_tools.fuzz --replay RUN [--seed 0] [--keep DIR]
 
-A mutation is one to four of: a byte changed, a piece cut out, doubled or moved, a number of JSON or a header
-replaced by one at a border. It is made to the stored ZIP, or to one file of the directory behind hashes that
-are put right again. An archive that breaks a law is written into the current directory as `fuzz-SEED-RUN`.
-There is no feedback from coverage.
+What is mutated, and the laws, are in `fuzz_targets`; how, in `fuzz_mutate` and `fuzz_zip`; the processes and
+their limits, in `fuzz_pool`. An input follows from seed and number alone: `--replay` makes one again, keeps
+its files, and lets what is raised through. There is no feedback from coverage here; that is `fuzz_coverage`.
 """
 
 from __future__ import annotations
 
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before numpy: children are forked
+
 import argparse
-import hashlib
 import json
-import random
-import re
-import resource
+import signal
+import subprocess
 import sys
-import tempfile
 import time
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
+from types import FrameType
+from typing import Any
 
-from pocketrec.bundle import Bundle
-from pocketrec.errors import BundleError
-from pocketrec_export.writer import zip_directory
-from pocketrec_tools.soak_bundle import write_small_bundle
+from pocketrec_tools.fuzz_pool import LONGEST_SECONDS, ROOM_BYTES, Result, run_pool, work_folder
+from pocketrec_tools.fuzz_targets import Targets
+from pocketrec_tools.fuzz_world import make_world
+from pocketrec_tools.machine import machine
 
-SLOWEST_SECONDS = 10.0
-_BORDERS = (b"0", b"-1", b"1e999", b"4294967296", b"9223372036854775808", b"true", b"null", b'""', b"[]")
-_NUMBER = re.compile(rb"-?\d+")
+START, END = "<!-- made by pocketrec_tools.fuzz: begin -->", "<!-- made by pocketrec_tools.fuzz: end -->"
+_MOST_CODES = 6
 
+_PART = """\
+`make fuzz FUZZ="--runs {asked} --seed {seed} --processes {processes}"`, commit {commit}:
+**{finished:,} inputs, {verdict}**. {machine}; {minutes} minutes,
+{cpu} s of processor time, {rate} inputs a second of it. The slowest input took {slowest:.2f} s of
+processor time (number {slowest_run}); no process held more than {peak} MiB, and {warm} MiB after its first hundred inputs.
 
-def mutate(raw: bytes, chance: random.Random) -> bytes:
-    """The bytes with one to four changes."""
-    data = bytearray(raw)
-    for _ in range(chance.randint(1, 4)):
-        start = chance.randrange(len(data) or 1)
-        size = chance.choice((1, 2, 4, 8, 64, 1000))
-        match chance.randrange(5):
-            case 0 if data:
-                data[start] ^= chance.randint(1, 255)
-            case 1:
-                del data[start : start + size]
-            case 2:
-                data[start:start] = data[start : start + size]
-            case 3:
-                piece = data[start : start + size]
-                del data[start : start + size]
-                place = chance.randrange(len(data) + 1)
-                data[place:place] = piece
-            case _:
-                found = list(_NUMBER.finditer(data[:4096]))
-                if found:
-                    match = chance.choice(found)
-                    data[match.start() : match.end()] = chance.choice(_BORDERS)
-    return bytes(data)
+| mutated | inputs | ms each | taken | refused, by the most frequent codes |
+|---|---|---|---|---|
+{rows}
+"""
 
 
-def reseal(files: dict[str, bytes]) -> None:
-    """Sizes, hashes and id in the manifest as the files are."""
-    manifest = json.loads(files["manifest.json"])
-    listing = ""
-    for name in sorted(manifest["files"], key=str.encode):
-        digest = hashlib.sha256(files[name]).hexdigest()
-        manifest["files"][name] = {"size": len(files[name]), "sha256": digest}
-        listing += f"{name} {digest}\n"
-    manifest["bundle_id"] = hashlib.sha256(listing.encode()).hexdigest()
-    files["manifest.json"] = json.dumps(manifest).encode()
+def rows(result: Result) -> list[str]:
+    """The table of the page."""
+    lines = []
+    targets = Counter[str]()
+    for (target, _), count in result.counts.items():
+        targets[target] += count
+    for target, inputs in sorted(targets.items()):
+        outcomes = Counter({what: n for (name, what), n in result.counts.items() if name == target})
+        refused = Counter(
+            {w.removeprefix("refused "): n for w, n in outcomes.items() if w.startswith("refused ")}
+        )
+        taken = {what.removeprefix("taken: "): n for what, n in outcomes.items() if what.startswith("taken")}
+        words = ", ".join(f"{what} {n:,}" for what, n in sorted(taken.items())).replace("taken ", "")
+        codes = ", ".join(f"`{code}` {n:,}" for code, n in refused.most_common(_MOST_CODES))
+        rest = sum(refused.values()) - sum(n for _, n in refused.most_common(_MOST_CODES))
+        each = 1000 * result.seconds[target] / inputs
+        others = f", others {rest:,}" if rest else ""
+        lines.append(f"| {target} | {inputs:,} | {each:.1f} | {words or 'none'} | {codes}{others} |")
+    return lines
 
 
-def fuzz(runs: int, seed: int) -> Counter[str]:
-    """How often each code was the answer; "opened, resealed" and "opened, the same" where it opened.
+def part(result: Result, asked: int, seed: int, processes: int, seconds: float) -> str:
+    """What the page says of this run."""
+    where, cpu = machine(), sum(result.seconds.values())
+    return _PART.format(
+        asked=asked,
+        seed=seed,
+        processes=processes,
+        commit=_commit(),
+        finished=result.finished,
+        verdict="no law was broken" if not result.findings else f"{len(result.findings)} broke a law",
+        machine=f"{where['processor']}, {where['system']}, Python {where['python']}",
+        minutes=round(seconds / 60),
+        cpu=round(cpu),
+        rate=round(result.finished / cpu) if cpu else 0,
+        slowest=result.slowest[0],
+        slowest_run=result.slowest[1],
+        peak=result.peak_bytes >> 20,
+        warm=result.warm_bytes >> 20,
+        rows="\n".join(rows(result)),
+    )
+
+
+def write_part(page: Path, made: str) -> None:
+    """Put it between the two marks of the page."""
+    text = page.read_text(encoding="utf-8")
+    before, _, rest = text.partition(START)
+    _, _, after = rest.partition(END)
+    page.write_text(f"{before}{START}\n{made}{END}{after}", encoding="utf-8")
+
+
+def _commit() -> str:
+    def git(*command: str) -> str:
+        done = subprocess.run(["git", *command], capture_output=True, text=True, check=False)
+        return done.stdout.strip()
+
+    changed = git("status", "--porcelain", "--untracked-files=no", "--", "sdk", "tools/pocketrec_tools")
+    return (git("rev-parse", "--short=10", "HEAD") or "unknown") + (" and changes" if changed else "")
+
+
+def replay(seed: int, run: int, keep: Path) -> str:
+    """Judge one input again, here, and keep its files.
 
     Raises:
-        AssertionError: a law is broken; the input is kept.
+        Exception: what it raises.
     """
-    found: Counter[str] = Counter()
-    with tempfile.TemporaryDirectory() as work:
-        root = Path(work)
-        good = write_small_bundle(root / "good", [f"item{n}" for n in range(20)], 1)
-        zip_directory(good, root / "good.zip")
-        whole = (root / "good.zip").read_bytes()
-        files = {path.name: path.read_bytes() for path in good.iterdir()}
-        for run in range(runs):
-            chance = random.Random(f"{seed}-{run}")
-            resealed = chance.random() < 0.5
-            out = root / "case.zip"
-            if resealed:
-                mutated = dict(files)
-                name = chance.choice([name for name in sorted(files) if name != "manifest.json"])
-                mutated[name] = mutate(files[name], chance)
-                reseal(mutated)
-                folder = root / "case"
-                folder.mkdir(exist_ok=True)
-                for name, data in mutated.items():
-                    (folder / name).write_bytes(data)
-                out = folder
-            else:
-                out.write_bytes(mutate(whole, chance))
-            start = time.monotonic()
-            try:
-                with Bundle.open(out) as bundle:
-                    same = all(bundle.file_bytes(n) == d for n, d in files.items() if n != "manifest.json")
-                    code = "opened, resealed" if resealed else "opened, the same"
-                    assert resealed or same, "an altered archive was accepted"
-            except BundleError as error:
-                code = error.code
-            except Exception as error:
-                if not resealed:
-                    Path(f"fuzz-{seed}-{run}").write_bytes(out.read_bytes())
-                raise AssertionError(f"run {run} of seed {seed}: {error!r}") from error
-            assert time.monotonic() - start < SLOWEST_SECONDS, f"run {run} of seed {seed} took too long"
-            found[code] += 1
-    return found
+    with work_folder() as root:
+        world = make_world(root)
+        (root / "work").mkdir()
+        targets = Targets(world, root / "work")
+        case = targets.make(seed, run)
+        case.save(keep / f"{seed}-{run}")
+        try:
+            return f"{case.target}: {targets.judge(case)}"
+        finally:
+            targets.close()
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """The command; status 1 when a law is broken."""
-    parser = argparse.ArgumentParser(description="mutated bundles")
+    parser = argparse.ArgumentParser(description="mutated inputs of a stranger")
     parser.add_argument("--runs", type=int, default=10_000)
     parser.add_argument("--seed", type=int, default=0)
-    given = parser.parse_args()
+    parser.add_argument("--processes", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--minutes", type=float, help="end after so long, wherever it is by then")
+    parser.add_argument("--page", type=Path, help="write the table between the marks of this page")
+    parser.add_argument("--replay", type=int, metavar="RUN", help="judge this one input")
+    parser.add_argument("--keep", type=Path, default=Path("runs/fuzz"), help="where --replay puts it")
+    given = parser.parse_args(arguments)
+    if given.replay is not None:
+        sys.stdout.write(replay(given.seed, given.replay, given.keep) + "\n")
+        return
+    ended: list[int] = []
+
+    def end(number: int, _: FrameType | None) -> None:
+        ended.append(number)
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, end)
     start = time.monotonic()
-    found = fuzz(given.runs, given.seed)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    answer = {
-        "runs": given.runs,
-        "seed": given.seed,
-        "seconds": round(time.monotonic() - start),
-        "peak_kib": peak,
+    result = run_pool(
+        given.runs, given.seed, given.processes,
+        seconds=None if given.minutes is None else 60 * given.minutes, stop=lambda: bool(ended),
+    )  # fmt: skip
+    seconds = time.monotonic() - start
+    sys.stdout.write(json.dumps(_document(result, given.seed, seconds)) + "\n")
+    if given.page is not None:
+        write_part(given.page, part(result, given.runs, given.seed, given.processes, seconds))
+    for run, what in sorted(result.findings.items()):
+        sys.stderr.write(f"input {run} of seed {given.seed}: {what}; --replay {run}\n")
+    sys.exit(bool(result.findings))
+
+
+def _document(result: Result, seed: int, seconds: float) -> dict[str, Any]:
+    outcomes: dict[str, dict[str, int]] = {}
+    for (target, what), count in sorted(result.counts.items()):
+        outcomes.setdefault(target, {})[what] = count
+    return {
+        "inputs": result.finished,
+        "seed": seed,
+        "seconds": round(seconds, 1),
+        "processor_seconds": round(sum(result.seconds.values()), 1),
+        "slowest": {"seconds": round(result.slowest[0], 3), "input": result.slowest[1]},
+        "peak_bytes": result.peak_bytes,
+        "warm_bytes": result.warm_bytes,
+        "limits": {"room_bytes": ROOM_BYTES, "seconds": LONGEST_SECONDS},
+        "children": result.children,
+        "findings": {str(run): what for run, what in sorted(result.findings.items())},
+        "outcomes": outcomes,
     }
-    sys.stdout.write(json.dumps(answer | {"codes": dict(found.most_common())}) + "\n")
 
 
 if __name__ == "__main__":

@@ -18,6 +18,11 @@ _LINEARS = ("q", "k", "v", "o", "gate", "up", "down")
 
 def write_small_bundle(out: Path, item_ids: Sequence[str], version: int) -> Path:
     """Write it at `out`; the weights follow from `version`, which is its model version."""
+    return write_bundle(out, content=small_content(item_ids, version))
+
+
+def small_content(item_ids: Sequence[str], version: int) -> BundleContent:
+    """What is in it."""
     chance = np.random.default_rng(version)
 
     def normal(*shape: int) -> np.ndarray:
@@ -29,7 +34,7 @@ def write_small_bundle(out: Path, item_ids: Sequence[str], version: int) -> Path
     backbone |= {f"layers.0.{name}_proj": normal(_D, _D) / 6 for name in _LINEARS}
     vocabulary = {f"w{number}": number for number in range(_WORDS)}
     tokenizer = {"version": "1.0", "model": {"type": "WordLevel", "vocab": vocabulary, "unk_token": "w0"}}
-    content = BundleContent(
+    return BundleContent(
         name="small",
         precision="fp32",
         length=_LENGTH,
@@ -52,4 +57,3 @@ def write_small_bundle(out: Path, item_ids: Sequence[str], version: int) -> Path
         model_version=version,
         created="2026-01-02T03:04:05Z",
     )  # fmt: skip
-    return write_bundle(out, content=content)
