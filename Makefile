@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.setup-done
-EXTRAS := export,executorch,text,encryption,scan,tools,dev
+EXTRAS := export,executorch,text,encryption,scan,fuzz,tools,dev
 BUNDLE ?= runs/demo/bundle
 
 # Two OpenMP pools that spin on the same cores slow each other down many times over.
@@ -12,7 +12,7 @@ export OMP_WAIT_POLICY ?= PASSIVE
 export TOKENIZERS_PARALLELISM ?= false
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint format pytest bench simulate bench-quality bench-scan bench-compression soak load fuzz docs lock clean distclean
+.PHONY: help setup demo test lint format pytest bench simulate bench-quality bench-scan bench-compression soak load fuzz fuzz-coverage docs lock clean distclean
 
 help:  ## say what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -64,8 +64,11 @@ load: setup  ## 16 threads rank and record for ten minutes, into docs/benchmarks
 	@test -e $(BUNDLE) || { echo "There is no bundle at $(BUNDLE): run make demo first, or make load BUNDLE=..." >&2; exit 2; }
 	$(BIN)/python -m pocketrec_tools.load $(BUNDLE) --out docs/benchmarks/load.md $(LOAD)
 
-fuzz: setup  ## mutated bundles against the reader; FUZZ="--runs 1000000 --seed 1"
+fuzz: setup  ## mutated bundles, deltas and histories against the reader; FUZZ="--runs 1000000 --seed 1"
 	$(BIN)/python -m pocketrec_tools.fuzz $(FUZZ)
+
+fuzz-coverage: setup  ## the parsers under a fuzzer that follows coverage; FUZZ="--runs 100000 --only graph"
+	$(BIN)/python -m pocketrec_tools.fuzz_coverage $(FUZZ)
 
 bench-scan: setup  ## the scan beside faiss, usearch and the memory itself, into docs/benchmarks/scan.md; SCAN="--runs 1"
 	$(BIN)/python -m pocketrec_tools.scan_bench --page docs/benchmarks/scan.md $(SCAN)

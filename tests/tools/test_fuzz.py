@@ -16,12 +16,14 @@ from pocketrec import bundle as bundle_module
 from pocketrec import signing
 from pocketrec.safetensors_map import map_tensors
 from pocketrec_tools import fuzz_pool
-from pocketrec_tools.fuzz import END, START, main, part, replay, write_part
+from pocketrec_tools.fuzz import MARK, main, marks, part, replay, write_part
 from pocketrec_tools.fuzz_mutate import mutate_json, mutate_tensors, read_fields, write_fields
 from pocketrec_tools.fuzz_pool import Result, judge_one, run_pool
 from pocketrec_tools.fuzz_targets import Targets
 from pocketrec_tools.fuzz_world import small_graph
 from support import not_applicable
+
+START, END = marks(MARK)
 
 
 @pytest.fixture(autouse=True)

@@ -32,14 +32,15 @@ from pocketrec_tools.fuzz_targets import Targets
 from pocketrec_tools.fuzz_world import make_world
 from pocketrec_tools.machine import machine
 
-START, END = "<!-- made by pocketrec_tools.fuzz: begin -->", "<!-- made by pocketrec_tools.fuzz: end -->"
+MARK = "pocketrec_tools.fuzz"
 _MOST_CODES = 6
 
 _PART = """\
 `make fuzz FUZZ="--runs {asked} --seed {seed} --processes {processes}"`, commit {commit}:
 **{finished:,} inputs, {verdict}**. {machine}; {minutes} minutes,
 {cpu} s of processor time, {rate} inputs a second of it. The slowest input took {slowest:.2f} s of
-processor time (number {slowest_run}); no process held more than {peak} MiB, and {warm} MiB after its first hundred inputs.
+processor time (number {slowest_run}); no process held more than {peak} MiB, and {warm} MiB after its first
+hundred inputs.
 
 | mutated | inputs | ms each | taken | refused, by the most frequent codes |
 |---|---|---|---|---|
@@ -75,7 +76,7 @@ def part(result: Result, asked: int, seed: int, processes: int, seconds: float) 
         asked=asked,
         seed=seed,
         processes=processes,
-        commit=_commit(),
+        commit=commit(),
         finished=result.finished,
         verdict="no law was broken" if not result.findings else f"{len(result.findings)} broke a law",
         machine=f"{where['processor']}, {where['system']}, Python {where['python']}",
@@ -90,15 +91,23 @@ def part(result: Result, asked: int, seed: int, processes: int, seconds: float) 
     )
 
 
-def write_part(page: Path, made: str) -> None:
+def marks(name: str) -> tuple[str, str]:
+    """What stands before and after that which the tool `name` writes into a page."""
+    return f"<!-- made by {name}: begin -->", f"<!-- made by {name}: end -->"
+
+
+def write_part(page: Path, made: str, name: str = MARK) -> None:
     """Put it between the two marks of the page."""
+    begin, end = marks(name)
     text = page.read_text(encoding="utf-8")
-    before, _, rest = text.partition(START)
-    _, _, after = rest.partition(END)
-    page.write_text(f"{before}{START}\n{made}{END}{after}", encoding="utf-8")
+    before, _, rest = text.partition(begin)
+    _, _, after = rest.partition(end)
+    page.write_text(f"{before}{begin}\n{made}{end}{after}", encoding="utf-8")
 
 
-def _commit() -> str:
+def commit() -> str:
+    """The commit, and whether anything that matters here was changed since."""
+
     def git(*command: str) -> str:
         done = subprocess.run(["git", *command], capture_output=True, text=True, check=False)
         return done.stdout.strip()
