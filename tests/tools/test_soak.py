@@ -13,7 +13,9 @@ from pathlib import Path
 import pytest
 
 from pocketrec.history import History
+from pocketrec.install_versions import installed
 from pocketrec_tools.soak import page, soak
+from pocketrec_tools.soak_install import VERSIONS, DeltaVictim
 from pocketrec_tools.soak_law import Broken, Say
 from pocketrec_tools.soak_victims import HistoryVictim, all_victims
 from support import not_applicable
@@ -105,6 +107,25 @@ class Hiding(HistoryVictim):
 def test_what_breaks_a_law_is_found(victim: type[HistoryVictim]) -> None:
     with pytest.raises(Broken, match="seed 3"):
         soak([victim("liar", {"record": 1})], kills=40, seed=3)
+
+
+class Torn(DeltaVictim):
+    """Writes the next version over the live one, file by file, as a program that saves copies would."""
+
+    def work(self, chance: random.Random, say: Say) -> None:
+        while True:
+            number = self._live % VERSIONS + 1
+            live = installed(self._into).path
+            say({"step": self.name, "to": number})
+            for name, data in self._files[number - 1].items():
+                (live / name).write_bytes(data)
+            self._live = number
+            say({"step": "done"})
+
+
+def test_an_installation_in_pieces_is_found() -> None:
+    with pytest.raises(Broken, match="delta"):
+        soak([Torn()], kills=60, seed=3)
 
 
 def test_a_worker_that_ends_is_an_error() -> None:

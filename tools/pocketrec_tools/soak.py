@@ -48,17 +48,19 @@ _PAGE = """\
 
 No law was broken: what was acknowledged is there, in order, none twice; what was under way is there wholly or
 not at all; every file opens and passes SQLite's integrity check; no byte of a deleted event is left after the
-next opening; a change of key left the old key or the new one, and every event.
+next opening; a change of key left the old key or the new one, and every event; the live bundle is the old
+one or the new one, every byte of it, and gives that one's list to the bit.
 
 | killed in | kills | while opening | steps acknowledged | steps under way, and what became of them |
 |---|---|---|---|---|
 {rows}
 
-A victim lives for up to {longest} ms, a quarter of them counted from its start, the others from the first
-step that was acknowledged. It goes on with what the killed one left; after {folder} kills it
-begins in an empty folder. `retention` keeps 40 events, `encrypted` does everything with a key. A kill does
-not test the disk: that a commit outlives a power failure rests on `synchronous=FULL` and on the disk's word
-([privacy](../privacy.md)).
+A victim lives for up to {longest} ms (`install` and `delta`: one and a half times what an installation
+takes), a quarter of them counted from its start, the others from the first step that was acknowledged. It
+goes on with what the killed one left; after {folder} kills it begins in an empty folder. `retention` keeps 40
+events, `encrypted` does everything with a key, `delta` goes from catalogue to catalogue by deltas, and back
+by a whole bundle. A kill does not test the disk: that a commit outlives a power failure rests on
+`synchronous=FULL` and on the disk's word ([privacy](../privacy.md)).
 """
 
 

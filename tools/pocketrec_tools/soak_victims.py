@@ -1,4 +1,5 @@
-"""What `soak` kills: a history that records, forgets, clears, trims; a change of its key; an installation.
+"""What `soak` kills: a history that records, forgets, clears, trims; a change of its key; an installation,
+of a bundle and of a delta.
 
 A victim carries a model of what has to be on the disk. Its steps are applied to the model when they were
 acknowledged; the one that was under way may have happened or not, wholly.
@@ -17,7 +18,7 @@ from typing import Any
 from pocketrec.history import History
 from pocketrec.history_cipher import change_key
 from pocketrec.history_errors import HistoryError
-from pocketrec_tools.soak_install import InstallVictim
+from pocketrec_tools.soak_install import DeltaVictim, InstallVictim
 from pocketrec_tools.soak_law import Broken, Say, Victim
 
 _TOKEN = re.compile(rb"<\d+>")
@@ -196,5 +197,4 @@ def all_victims() -> list[Victim]:
     if importlib.util.find_spec("sqlcipher3"):
         everything = {"record": 6, "batch": 2, "forget": 2, "clear": 1}
         victims += [HistoryVictim("encrypted", everything, 60, bytes(range(32))), KeyVictim()]
-    victims.append(InstallVictim())
-    return victims
+    return [*victims, InstallVictim(), DeltaVictim()]
