@@ -66,9 +66,9 @@ def read_catalogue(directory: Path, interactions: Table, items: Ids) -> Catalogu
         [_as_text(table, name) for name in table.frame.columns if name and name != "item_id"]
     )
     frame = frame.select(s for s in frame if s.dtype == pl.String)
-    text_columns = tuple(s.name for s in frame if not _looks_like_ids(s))
+    text_columns = tuple(s.name for s in frame if not looks_like_ids(s))
     texts = (
-        _joined(frame.select(text_columns)) if text_columns else pl.Series([""] * own.len(), dtype=pl.String)
+        joined(frame.select(text_columns)) if text_columns else pl.Series([""] * own.len(), dtype=pl.String)
     )
     warnings = table.warnings + _notes(table, frame, text_columns, texts)
     if extra:
@@ -106,7 +106,7 @@ def _as_text(table: Table, name: str) -> pl.Series:
     return series.cast(pl.String, strict=False).fill_null("")
 
 
-def _looks_like_ids(column: pl.Series) -> bool:
+def looks_like_ids(column: pl.Series) -> bool:
     """Whether nearly every value is unique and a single word: codes, links, numbers of articles."""
     filled = column.filter(column.str.strip_chars() != "")
     if column.name.lower() in TEXT_NAMES or filled.len() < ID_ROWS:
@@ -116,7 +116,7 @@ def _looks_like_ids(column: pl.Series) -> bool:
     return unique >= ID_SHARE and one_word >= ID_SHARE
 
 
-def _joined(frame: pl.DataFrame) -> pl.Series:
+def joined(frame: pl.DataFrame) -> pl.Series:
     """Text columns as one sentence list: "title. categories. brand", without empty parts."""
     parts = [
         pl.col(name).str.replace_all(r"\s+", " ").str.strip_chars().str.strip_chars_end(". ")

@@ -156,23 +156,66 @@ def _text_changes(column: str, old: _Tensors, new: _Tensors, source: NDArray[np.
 def cli_delta(
     action: Annotated[str, typer.Argument(metavar="make", help="What to do; `make` is all there is.")],
     old: Annotated[Path, typer.Argument(metavar="OLD", help="The bundle that devices have.")],
-    new: Annotated[Path, typer.Argument(metavar="NEW", help="Same model, later catalogue.")],
+    new: Annotated[
+        Path,
+        typer.Argument(
+            metavar="NEW",
+            help="A bundle: same model, later catalogue. Or a table of changes, .csv, .csv.gz or .parquet.",
+        ),
+    ],
     out: Annotated[Path, typer.Argument(metavar="OUT", help="Where the delta goes, a stored ZIP.")],
+    bundle: Annotated[
+        Path | None,
+        typer.Option(
+            "--bundle",
+            metavar="DIR",
+            help="With a table of changes: where the new bundle goes, the next OLD.",
+        ),
+    ] = None,
+    text_columns: Annotated[
+        str | None,
+        typer.Option(
+            "--text-columns",
+            metavar="NAMES",
+            help="With a table of changes: columns that make up an item's text, with commas; default: as"
+            " `build` chooses.",
+        ),
+    ] = None,
     sign_key: Annotated[
-        Path | None, typer.Option("--sign-key", metavar="FILE", help="Ed25519 private key in PEM.")
+        Path | None,
+        typer.Option(
+            "--sign-key", metavar="FILE", help="Ed25519 private key in PEM; signs all that is made."
+        ),
     ] = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print one JSON document and nothing else.")
     ] = False,
 ) -> None:
     """Make the delta that leads from one catalogue to the next; `pocketrec install` applies it."""
+    from pocketrec_export.catalogue_changes import is_changes, write_next
+
     if action != "make":
         raise DataError(
             f"there is no action {action!r}.", code="argument-invalid", remedy="pocketrec delta make"
         )
+    if is_changes(new) != (bundle is not None):
+        raise DataError(
+            "--bundle goes with a table of changes, and a table with --bundle.",
+            code="argument-invalid",
+            remedy="pocketrec delta make OLD CHANGES.csv OUT --bundle NEW",
+        )
     key = None if sign_key is None else signing.read_key(sign_key)
+    counts = None
+    if bundle is not None:
+        refuse_existing(out, False)
+        columns = None if text_columns is None else [name for name in text_columns.split(",") if name]
+        counts = write_next(old, new, bundle, text_columns=columns, sign_key=key)
+        new = bundle
     path = make_delta(old, new, out, sign_key=key)
     if as_json:
-        print_json({"path": str(path), "bytes": path.stat().st_size})
-    else:
-        typer.echo(f"{path}: {human_bytes(path.stat().st_size)}")
+        done = {} if counts is None else {"bundle": str(bundle), "changes": counts}
+        print_json({"path": str(path), "bytes": path.stat().st_size, **done})
+        return
+    if counts is not None:
+        typer.echo(f"{bundle}: " + ", ".join(f"{name} {count}" for name, count in counts.items() if count))
+    typer.echo(f"{path}: {human_bytes(path.stat().st_size)}")
