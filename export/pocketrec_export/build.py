@@ -147,6 +147,8 @@ def build(
         del made  # as large as its models; from here on its cache speaks for it
     directory, trained = stages.student(cache)
     figures["student"] = asdict(trained)
+    if stages.texts is not None:
+        figures["text"] = stages.texts.told()
     verification = None
     if is_main():
         checkpoint = load_checkpoint(directory)

@@ -18,6 +18,7 @@ from .compression_config import CompressionConfig
 from .llm_config import LLMConfig
 from .score_config import ScoresConfig
 from .section import Section
+from .text_config import TextConfig
 
 RankerName = Literal["sequence", "rules", "neighbours", "text", "llm"]
 # What a graph's length is chosen from.
@@ -155,6 +156,7 @@ class BuildConfig(Section):
 
     seed: int = 0
     student: StudentConfig = StudentConfig()
+    text: TextConfig = TextConfig()
     training: TrainingConfig = TrainingConfig()
     teacher: TeacherConfig = TeacherConfig()
     duokd: DuoKDConfig = DuoKDConfig()

@@ -15,6 +15,7 @@ be predicted would be among what predicts it, and the more so the rarer the item
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,6 +37,7 @@ FLOOR = 0.1
 PAIRS = 400_000_000
 # Nearest texts of an item that are kept, and the bytes that a table of all pairs of items may take.
 NEAREST, DENSE_BYTES = 300, 256 << 20
+TEXT_DECAYS = (0.5, 0.7, 0.9)
 
 
 def normalised(sums: NDArray[np.float32], floor: float = FLOOR) -> Tensor:
@@ -225,12 +227,11 @@ class TextSimilarity:
     Args:
         similar: CSR float32 [items, items], see `nearest_texts`.
         decay: of an event's say with every step back.
+        name: of the ranker; there may be one for words and one for a sentence encoder.
     """
 
-    name = "text"
-
-    def __init__(self, similar: sparse.csr_matrix, decay: float) -> None:
-        self.items, self.decay, self._similar = similar.shape[0], decay, similar
+    def __init__(self, similar: sparse.csr_matrix, decay: float, name: str = "text") -> None:
+        self.items, self.decay, self.name, self._similar = similar.shape[0], decay, name, similar
 
     def log_probs(self, positions: Positions) -> Tensor:
         """float32 [m, items]."""
@@ -273,13 +274,18 @@ def _inverse_root(norm: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def fit_counting(
-    pairs: Pairs, texts: sparse.csr_matrix | NDArray[np.float32] | None, positions: Positions
+    pairs: Pairs,
+    texts: sparse.csr_matrix | NDArray[np.float32] | None,
+    positions: Positions,
+    sentences: Sequence[NDArray[np.float32]] = (),
 ) -> list[SequentialRules | ItemNeighbours | TextSimilarity]:
     """The three, each with the settings that rank the targets of `positions` best; without texts, two.
 
     Args:
         texts: see `nearest_texts`.
         positions: of the validation part.
+        sentences: item rows of a sentence encoder, whitened in different ways: with any, the best of them is
+            one more ranker, `sentences`.
     """
     families: list[list[SequentialRules | ItemNeighbours | TextSimilarity]] = [
         [SequentialRules(pairs, decay) for decay in (0.4, 0.6, 0.8)],
@@ -288,7 +294,12 @@ def fit_counting(
     if texts is not None and texts.shape[1]:
         similar = nearest_texts(texts)
         if similar.nnz:
-            families.append([TextSimilarity(similar, decay) for decay in (0.5, 0.7, 0.9)])
+            families.append([TextSimilarity(similar, decay) for decay in TEXT_DECAYS])
+    if sentences:
+        nearest = [nearest_texts(rows) for rows in sentences]
+        families.append(
+            [TextSimilarity(some, decay, "sentences") for some in nearest for decay in TEXT_DECAYS]
+        )
     return [max(family, key=lambda ranker: _ndcg(ranker, positions)) for family in families]
 
 

@@ -75,10 +75,16 @@ class Material:
         recency_heads: int,
         input_dropout: float,
         hidden_dropout: float,
+        words: np.ndarray | None = None,
     ) -> Student:
-        """An untrained model; the seed decides its weights."""
+        """An untrained model; the seed decides its weights.
+
+        Args:
+            words: word rows float32 [vocab, dim] to start from; None takes latent semantic analysis.
+        """
         torch.manual_seed(seed)
-        words = self.features.start_rows(shape.dim, seed)
+        if words is None:
+            words = self.features.start_rows(shape.dim, seed)
         rows = ItemRows(self.features.weights, self.seen, words, kappa)
         return Student(
             shape,

@@ -26,6 +26,7 @@ from .cache import TeacherCache
 from .checkpoint import save_checkpoint
 from .config import BuildConfig
 from .distillation import Distillation
+from .item_text import EncodedTexts
 from .known import KnownItems
 from .metrics import Metrics
 from .model import Material
@@ -66,6 +67,7 @@ class Stages:
 
     Attributes:
         length: events that the graph reads, chosen where the configuration leaves it open.
+        texts: item texts through a sentence encoder; None without one.
     """
 
     def __init__(
@@ -74,7 +76,11 @@ class Stages:
         self.material, self.config, self.work = material, config, work
         self.deadline = deadline
         self.length = config.student.length_for(np.diff(material.histories.offsets))
-        self.data_key = stage_key(material.dataset.fingerprint, material.vocab, config.seed, self.length)
+        self.texts = EncodedTexts.of(material, config.text, work / "texts", seed=config.seed)
+        read = () if self.texts is None else ("text", *self.texts.key)
+        self.data_key = stage_key(
+            material.dataset.fingerprint, material.vocab, config.seed, self.length, *read
+        )
         student = config.student
         self._family = (self.data_key, student.kappa, student.recency_heads, config.training.key())
 
@@ -221,6 +227,7 @@ class Stages:
             recency_heads=settings.recency_heads,
             input_dropout=dropout,
             hidden_dropout=dropout,
+            words=None if self.texts is None else self.texts.start_rows(shape.dim, self.validation_positions),
         )
 
     def _train(

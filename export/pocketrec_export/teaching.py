@@ -6,6 +6,9 @@ import logging
 from dataclasses import asdict
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from .counting import Pairs, fit_counting
 from .ensemble import Ensemble, fit_weights, gather_evidence
 from .llm_teacher import LLMTeacher, train_llm_teacher
@@ -14,8 +17,13 @@ from .score_file import open_score_teacher
 from .sequence import SequenceRanker
 from .stages import Stages, stage_key
 from .teachers import Ranker, Teacher
+from .text_rows import text_embeddings
 
 log = logging.getLogger(__name__)
+
+SENTENCE_FLOORS = (0.3, 1e6)
+"""Floors of whitening of a ranker's embeddings to choose from: product titles want them whitened, names and
+film titles only centred (docs/item-text.md)."""
 
 
 def make_teacher(stages: Stages, choice: TeacherChoice, share: float) -> tuple[Teacher, dict[str, Any]]:
@@ -75,11 +83,16 @@ def _ensemble(stages: Stages, wanted: tuple[str, ...], share: float) -> tuple[Te
         told.append(details)
     material = stages.material
     positions = stages.validation_positions()
-    counting = {"rules", "neighbours", "text"} & set(wanted)
+    counting: set[str] = {"rules", "neighbours", "text"} & set(wanted)
     if counting:
         pairs = Pairs(material.histories, material.dataset.num_items, stages.config.seed)
         texts = material.features.weights if "text" in counting else None
-        for ranker in fit_counting(pairs, texts, positions):
+        sentences: list[NDArray[np.float32]] = []
+        if "text" in counting and stages.texts is not None:
+            counting.add("sentences")
+            embeddings = stages.texts.embeddings
+            sentences = [text_embeddings(embeddings, floor) for floor in SENTENCE_FLOORS]
+        for ranker in fit_counting(pairs, texts, positions, sentences):
             if ranker.name in counting:
                 rankers.append(ranker)
                 told.append({"decay": ranker.decay})

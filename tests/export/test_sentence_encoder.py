@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from transformers import AutoModel, AutoTokenizer, PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
+from tiny_encoder import save_tiny_encoder
+from transformers import AutoModel, AutoTokenizer, Qwen3ForCausalLM
 
 from pocketrec.errors import DataError
 from pocketrec_export import sentence_encoder
@@ -19,7 +20,6 @@ from pocketrec_export.sentence_encoder import (
     fingerprint,
     resolve_encoder,
 )
-from pocketrec_export.text import train_tokenizer
 from support import require_package
 
 TEXTS = [
@@ -34,19 +34,7 @@ HOW = "pip install 'pocketrec[text]'"
 def language_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny causal language model with random weights, and a tokenizer that has no padding token."""
     require_package("sentence_transformers", HOW)
-    directory = tmp_path_factory.mktemp("llm")
-    tokenizer = train_tokenizer(TEXTS * 3, 90)
-    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="</s>", unk_token="<unk>")
-    fast.padding_side = "left"
-    fast.save_pretrained(directory)
-    torch.manual_seed(3)
-    config = Qwen3Config(
-        vocab_size=len(fast), hidden_size=24, num_hidden_layers=2, num_attention_heads=2,
-        num_key_value_heads=1, head_dim=12, intermediate_size=32, max_position_embeddings=64,
-        eos_token_id=3, bos_token_id=2,
-    )  # fmt: skip
-    Qwen3ForCausalLM(config).save_pretrained(directory)
-    return directory
+    return save_tiny_encoder(tmp_path_factory.mktemp("llm"), TEXTS * 3)
 
 
 def one_by_one(directory: Path, texts: list[str], tokens: int) -> np.ndarray:
