@@ -1,15 +1,17 @@
-"""Cases of the hostile corpus beyond files and tables: signatures, golden vectors, tokenizers."""
+"""Cases of the hostile corpus beyond files and tables: signatures, golden vectors, tokenizers, names."""
 
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from hostile_base import case, edit_manifest, reseal
+from hostile_base import Header, case, edit_manifest, edit_tensors, reseal
+from tiny_bundle import item_id, write_tiny_bundle
 
 _OURS = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
 _THEIRS = Ed25519PrivateKey.from_private_bytes(bytes(range(32, 64)))
@@ -126,3 +128,41 @@ def tokenizer_with_a_token_beyond_the_words(bundle: Path) -> None:
 def tokenizer_without_its_unknown_token(bundle: Path) -> None:
     """It loads, and raises at the first word that it does not know."""
     _edit_json(bundle, "tokenizer.json", lambda tokenizer: tokenizer["model"].update(unk_token="absent"))
+
+
+def _named(bundle: Path, change: Callable[[Header, bytearray], object]) -> None:
+    """In its place a bundle with a retired item and two former names, its catalogue changed."""
+    shutil.rmtree(bundle)
+    write_tiny_bundle(bundle, retired=[item_id(1)], renamed={"zz1": item_id(1), "zz2": item_id(2)})
+    edit_tensors(bundle, "catalogue.safetensors", change)
+
+
+def _named_case(name: str, tensor: str, replacement: bytes) -> None:
+    """The first bytes of a tensor of such a bundle are others."""
+
+    @case("catalogue-invalid", f"catalogue-{name}")
+    def make(bundle: Path) -> None:
+        def change(header: Header, data: bytearray) -> None:
+            start = header[tensor]["data_offsets"][0]
+            data[start : start + len(replacement)] = replacement
+
+        _named(bundle, change)
+
+
+_named_case("retired-flag-of-two", "retired.flags", b"\x02")
+_named_case("former-name-still-there", "renamed.old.bytes", item_id(1).encode())
+_named_case("former-name-twice", "renamed.old.bytes", b"zz2")
+_named_case("new-name-unknown", "renamed.new.bytes", b"xxx")
+_named_case("former-names-not-utf8", "renamed.old.bytes", b"\xff")
+_named_case("former-names-falling", "renamed.old.offsets", (4).to_bytes(8, "little"))
+
+
+@case("tensors-invalid")
+def retired_flags_that_nothing_requires(bundle: Path) -> None:
+    _named(bundle, lambda header, data: None)
+    edit_manifest(bundle, lambda manifest: manifest.update(requires=["renamed"]))
+
+
+@case("tensors-invalid")
+def former_names_that_are_not_there(bundle: Path) -> None:
+    edit_manifest(bundle, lambda manifest: manifest.update(requires=["renamed"]))

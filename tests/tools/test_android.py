@@ -9,6 +9,8 @@ import subprocess
 from contextlib import closing
 from pathlib import Path
 
+import pytest
+
 from android_bundles import EVENTS, write_all
 from pocketrec.events import Event
 from pocketrec.history import History
@@ -51,10 +53,13 @@ def check_histories(folder: Path) -> None:
                 assert sorted(sql for sql in schema if "sqlite_sequence" not in sql) == SCHEMA
 
 
-def test_the_calls_in_the_readme_are_those_that_are_compiled() -> None:
-    """ReadmeTest.kt holds them, line by line."""
-    folder = ROOT / "android_demo"
-    block = (folder / "README.md").read_text("utf-8").split("```kotlin\n")[1].split("```")[0]
-    compiled = (folder / "engine/src/test/kotlin/pocketrec/ReadmeTest.kt").read_text("utf-8")
-    lines = [line.strip() for line in compiled.splitlines()]
-    assert [line for line in block.splitlines() if line not in lines] == []
+@pytest.mark.parametrize(
+    ("page", "test"), [("android_demo/README.md", "ReadmeTest.kt"), ("docs/android.md", "UpdateTest.kt")]
+)
+def test_what_the_pages_show_is_what_is_run(page: str, test: str) -> None:
+    """Some block of Kotlin of the page stands in the test, line by line."""
+    blocks = (ROOT / page).read_text("utf-8").split("```kotlin\n")[1:]
+    source = (ROOT / "android_demo/engine/src/test/kotlin/pocketrec" / test).read_text("utf-8")
+    lines = {line.strip() for line in source.splitlines()}
+    shown = [[line.strip() for line in block.split("```")[0].splitlines()] for block in blocks]
+    assert any(len(block) >= 3 and lines.issuperset(block) for block in shown)

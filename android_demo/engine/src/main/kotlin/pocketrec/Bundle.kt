@@ -11,7 +11,7 @@ import java.security.MessageDigest
 public class Bundle private constructor(private val source: BundleSource, public val manifest: Manifest) : Closeable {
     internal val items = Table(manifest.items, tensors(manifest.items.file))
     public val catalogue: Catalogue =
-        Catalogue(tensors("catalogue.safetensors"), manifest.items.rows, manifest.display)
+        Catalogue(tensors("catalogue.safetensors"), manifest.items.rows, manifest.display, manifest.requires)
     internal val inputs = Inputs(manifest, items, tensors("inputs.safetensors"))
 
     init {

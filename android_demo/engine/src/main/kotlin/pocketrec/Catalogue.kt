@@ -12,11 +12,15 @@ import java.nio.LongBuffer
  * @property size number of items; a position is the row in the item table.
  * @property columns names of the display columns.
  */
-public class Catalogue internal constructor(tensors: Tensors, public val size: Int, public val columns: List<String>) {
+public class Catalogue internal constructor(
+    tensors: Tensors, public val size: Int, public val columns: List<String>, requires: Collection<String> = emptyList(),
+) {
     internal val prior: FloatArray
     private val seen: Tensor
     private val texts: Map<String, Column>
     private val order: IntArray
+    private val retired: BooleanArray
+    private val formerly: Map<String, Int>
 
     private class Column(val data: ByteBuffer, val offsets: LongBuffer) {
         fun start(position: Int): Int = offsets.get(position).toInt()
@@ -25,13 +29,17 @@ public class Catalogue internal constructor(tensors: Tensors, public val size: I
     init {
         val n = size.toLong()
         val names = listOf(ID) + columns
-        tensors.only(names.flatMap { listOf("$it.bytes", "$it.offsets") }.toSet() + setOf("prior", "seen", "$ID.order"))
+        val texts = names + if ("renamed" in requires) listOf(OLD, NEW) else emptyList()
+        val plain = listOf("prior", "seen", "$ID.order") + if ("retired" in requires) listOf(RETIRED) else emptyList()
+        tensors.only(texts.flatMap { listOf("$it.bytes", "$it.offsets") }.toSet() + plain)
         prior = tensors.take("prior", "F32", n).floats()
         checkFinite(prior, "prior of $FILE", negative = false)
         seen = tensors.take("seen", "U32", n)
-        texts = names.associateWith { column(tensors, it) }
+        this.texts = names.associateWith { column(tensors, it, size) }
         order = tensors.take("$ID.order", "I32", n).ints()
         checkIds()
+        retired = if ("retired" in requires) flags(tensors.take(RETIRED, "U8", n).byteArray()) else BooleanArray(size)
+        formerly = if ("renamed" in requires) formerly(tensors) else emptyMap()
     }
 
     /** The id of the item at [position]. */
@@ -43,8 +51,19 @@ public class Catalogue internal constructor(tensors: Tensors, public val size: I
     /** Training interactions of the item at [position]. */
     public fun seen(position: Int): Long = seen.bytes.getInt(4 * position).toLong() and 0xffffffffL
 
-    /** Where the item is, or −1 when the catalogue lacks it. */
+    /** Whether the item at [position] is not sold any more: it is read in a history, and never ranked. */
+    public fun retired(position: Int): Boolean = retired[position]
+
+    /** A copy of [retired] for all positions. */
+    internal fun retired(): BooleanArray = retired.copyOf()
+
+    /** Where the item is, also by a name that it had before; −1 when the catalogue lacks it. */
     public fun position(itemId: String): Int {
+        val found = find(itemId)
+        return if (found < 0) formerly[itemId] ?: -1 else found
+    }
+
+    private fun find(itemId: String): Int {
         val wanted = itemId.toByteArray()
         val ids = texts.getValue(ID)
         var low = 0
@@ -58,6 +77,30 @@ public class Catalogue internal constructor(tensors: Tensors, public val size: I
         return -1
     }
 
+    private fun flags(raw: ByteArray) = BooleanArray(raw.size) {
+        if (raw[it].toInt() !in 0..1) fail("a flag of a retired item is neither 0 nor 1")
+        raw[it].toInt() == 1
+    }
+
+    /** Former ids, and where their items are. */
+    private fun formerly(tensors: Tensors): Map<String, Int> {
+        val count = tensors.take("$OLD.offsets", "I64", -1).shape[0] - 1
+        if (count !in 0..MAX_RENAMED) fail("$count items are renamed; at most $MAX_RENAMED may be")
+        val (old, new) = listOf(OLD, NEW).map { name ->
+            val column = column(tensors, name, count.toInt())
+            List(count.toInt()) { String(raw(column, it), Charsets.UTF_8) }
+        }
+        val out = HashMap<String, Int>()
+        for ((before, now) in old.zip(new)) {
+            val position = find(now)
+            if (before.isEmpty() || find(before) >= 0 || position < 0) {
+                fail("\"$before\", renamed to \"$now\", is empty or there still, or its new name is not")
+            }
+            if (out.put(before, position) != null) fail("\"$before\" is renamed twice")
+        }
+        return out
+    }
+
     private fun raw(column: Column, position: Int): ByteArray {
         val start = column.start(position)
         val out = ByteArray(column.start(position + 1) - start)
@@ -67,7 +110,7 @@ public class Catalogue internal constructor(tensors: Tensors, public val size: I
         return out
     }
 
-    private fun column(tensors: Tensors, name: String): Column {
+    private fun column(tensors: Tensors, name: String, size: Int): Column {
         val data = tensors.take("$name.bytes", "U8", -1).bytes
         val offsets = tensors.take("$name.offsets", "I64", size + 1L).view().asLongBuffer()
         val total = data.remaining()
@@ -108,6 +151,10 @@ public class Catalogue internal constructor(tensors: Tensors, public val size: I
     private companion object {
         const val ID = "item_id"
         const val FILE = "catalogue.safetensors"
+        const val RETIRED = "retired.flags"
+        const val OLD = "renamed.old"
+        const val NEW = "renamed.new"
+        const val MAX_RENAMED = 1L shl 20
 
         fun compare(a: ByteArray, b: ByteArray): Int {
             for (i in 0 until minOf(a.size, b.size)) {

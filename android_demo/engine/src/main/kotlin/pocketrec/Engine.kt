@@ -25,7 +25,10 @@ public object Engines {
     @JvmField
     public val KOTLIN: EngineFactory = EngineFactory { KotlinEngine(it) }
 
-    /** `model.onnx` by ONNX Runtime; the app brings the library (`onnxruntime-android`, below version 1.29). */
+    /**
+     * `model.onnx` by ONNX Runtime, once the graph was found to be what the format admits (`graph-invalid`); the app brings the
+     * library (`onnxruntime-android`, below version 1.29).
+     */
     @JvmField
     public val ONNX_RUNTIME: EngineFactory = EngineFactory { OnnxRuntimeEngine.load(it) }
 }

@@ -44,6 +44,7 @@ public data class Manifest(
     val events: List<String>,
     val gapSeconds: List<Long>,
     val display: List<String>,
+    val requires: List<String>,
     val licences: Map<String, String>,
     val figures: Map<String, Any?>,
     val extra: Map<String, Any?>,
@@ -54,7 +55,7 @@ public data class Manifest(
         public const val FORMAT_VERSION: Long = 1
 
         /** Names that `requires` may hold. */
-        public val KNOWN_FEATURES: Set<String> = setOf("low-rank")
+        public val KNOWN_FEATURES: Set<String> = setOf("low-rank", "retired", "renamed")
 
         internal fun parse(data: ByteArray): Manifest {
             if (data.size > Limits.MANIFEST_BYTES) {

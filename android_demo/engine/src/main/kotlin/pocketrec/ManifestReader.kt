@@ -75,7 +75,7 @@ internal class ManifestReader(private val top: Fields) {
     fun read(): Manifest {
         top.text("format")
         top.whole("format_version", 1L..Manifest.FORMAT_VERSION)
-        top.texts("requires")
+        val requires = top.texts("requires")
         val graph = graph(top.fields("graph"))
         val files = files(top.fields("files"))
         val tables = top.fields("tables")
@@ -96,6 +96,7 @@ internal class ManifestReader(private val top: Fields) {
             events = top.texts("events", 1024),
             gapSeconds = top.list("gap_seconds", 1024).map { top.whole(it, 0L..MAX_SECONDS, "gap_seconds") },
             display = top.texts("display", 32),
+            requires = requires,
             licences = top.fields("licences").let { all -> all.keys.associateWith { all.text(it, max = 1 shl 20) } },
             figures = free("figures"),
             extra = free("extra"),

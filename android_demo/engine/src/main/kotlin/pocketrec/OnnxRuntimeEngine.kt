@@ -7,7 +7,7 @@ import ai.onnxruntime.OrtSession
 import ai.onnxruntime.TensorInfo
 import java.nio.FloatBuffer
 
-/** `model.onnx` on one thread that sleeps when idle: a phone has a battery. */
+/** `model.onnx` on one thread that sleeps when idle: a phone has a battery. A graph that the format forbids never gets here. */
 internal class OnnxRuntimeEngine(model: ByteArray, private val graph: Graph) : Engine {
     override val name: String get() = "onnxruntime"
     private val environment = OrtEnvironment.getEnvironment()
@@ -76,7 +76,9 @@ internal class OnnxRuntimeEngine(model: ByteArray, private val graph: Graph) : E
                     "Use a version in that range, or build the bundle again.",
                 )
             }
-            return OnnxRuntimeEngine(bundle.fileBytes(spec.file), bundle.manifest.graph)
+            val model = bundle.fileBytes(spec.file)
+            OnnxShapes.check(model, bundle.manifest)
+            return OnnxRuntimeEngine(model, bundle.manifest.graph)
         }
 
         /** docs/bundle.md §2: the minimum is inclusive, the maximum admits its patches; null is open. */

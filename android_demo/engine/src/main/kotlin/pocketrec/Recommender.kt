@@ -101,7 +101,7 @@ public class Recommender private constructor(
             val scale = norms[i] * norms[position]
             scores[i] = if (scale > 0f) scores[i] / scale else 0f
         }
-        val banned = BooleanArray(scores.size).also { it[position] = true }
+        val banned = loaded.catalogue.retired().also { it[position] = true }
         Ranking(topK(scores, k, banned).map { recommendation(it, scores[it]) }, false, 0, "")
     }
 
@@ -178,7 +178,7 @@ public class Recommender private constructor(
             if (limit == null) history else history.filter { it.timestamp == null || it.timestamp <= limit }, catalogue,
         )
         val among = candidates?.let(::positions)
-        val banned = BooleanArray(catalogue.size)
+        val banned = catalogue.retired()
         for (id in exclude) catalogue.position(checkText(id, "item id")).let { if (it >= 0) banned[it] = true }
         if (filterSeen) for (position in known.positions) banned[position] = true
         val fallback = known.size == 0

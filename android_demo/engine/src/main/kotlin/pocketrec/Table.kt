@@ -78,7 +78,7 @@ internal class Table(spec: TableSpec, tensors: Tensors) {
             else -> {
                 val t = queryScale(query)
                 val u = IntArray(d) { Math.rint((query[it] / t).toDouble()).coerceIn(-127.0, 127.0).toInt() }
-                if (scheme == "int8") scanInt8(t, u, subset, out, checkpoint) else scanInt4(t, u, subset, out, checkpoint)
+                scanIntegers(t, u, subset, out, checkpoint)
             }
         }
         if (out.any { it.isNaN() || it.isInfinite() }) {
@@ -112,27 +112,31 @@ internal class Table(spec: TableSpec, tensors: Tensors) {
             }
         }
 
-    private fun scanInt8(t: Float, u: IntArray, subset: IntArray?, out: FloatArray, checkpoint: Checkpoint) {
-        eachBlock(subset, checkpoint) { start, count, block ->
+    private fun scanIntegers(t: Float, u: IntArray, subset: IntArray?, out: FloatArray, checkpoint: Checkpoint) {
+        val total = subset?.size ?: n
+        if (total == 0) return
+        val block = IntegerSums.of(rows, u, scheme == "int4", total)
+        var start = 0
+        while (start < total) {
+            checkpoint.check()
+            val count = min(block.most, total - start)
+            if (subset == null) block.read(start, count, 0) else for (i in 0 until count) block.read(subset[start + i], 1, i)
+            val sums = block.sums(count)
             for (i in 0 until count) {
                 val row = if (subset == null) start + i else subset[start + i]
-                out[start + i] = dot(block, i * d, u).toFloat() * (t * scaleAt(row))
+                out[start + i] = if (scheme == "int8") sums[i].toFloat() * (t * scaleAt(row)) else weighted(sums, i, row).toFloat() * t
             }
+            start += count
         }
     }
 
-    private fun scanInt4(t: Float, u: IntArray, subset: IntArray?, out: FloatArray, checkpoint: Checkpoint) {
+    /** Σ scale · sum over the groups of a row of int4. */
+    private fun weighted(sums: IntArray, at: Int, row: Int): Double {
         val groups = d / GROUP
-        eachBlock(subset, checkpoint) { start, count, block ->
-            for (i in 0 until count) {
-                val row = if (subset == null) start + i else subset[start + i]
-                var sum = 0.0
-                for (g in 0 until groups) {
-                    sum += scaleAt(row * groups + g).toDouble() * dotNibbles(block, i * width + g * (GROUP / 2), u, g * GROUP)
-                }
-                out[start + i] = sum.toFloat() * t
-            }
-        }
+        val scales = scale!!.bytes
+        var sum = 0.0
+        for (g in 0 until groups) sum += scaleOfHalf(scales.getShort(2 * (row * groups + g))).toDouble() * sums[at * groups + g]
+        return sum
     }
 
     private inline fun dequantise(block: ByteArray, from: Int, row: Int, put: (Int, Float) -> Unit) {
@@ -200,22 +204,6 @@ internal class Table(spec: TableSpec, tensors: Tensors) {
             block[at].toInt() and 255 or (block[at + 1].toInt() and 255 shl 8) or
                 (block[at + 2].toInt() and 255 shl 16) or (block[at + 3].toInt() shl 24),
         )
-
-        /** Σ u · q over one row; at most 4,096 · 127 · 128, so an Int holds it. */
-        private fun dot(block: ByteArray, from: Int, u: IntArray): Int {
-            var sum = 0
-            for (j in u.indices) sum += block[from + j] * u[j]
-            return sum
-        }
-
-        private fun dotNibbles(block: ByteArray, from: Int, u: IntArray, at: Int): Int {
-            var sum = 0
-            for (j in 0 until GROUP / 2) {
-                val byte = block[from + j].toInt()
-                sum += ((byte and 15) - 8) * u[at + 2 * j] + ((byte shr 4 and 15) - 8) * u[at + 2 * j + 1]
-            }
-            return sum
-        }
 
         private fun invalid(what: String): Nothing = throw BundleException(
             "$what holds a value that is not finite, or a negative scale.", "values-invalid", "Build the bundle again.",

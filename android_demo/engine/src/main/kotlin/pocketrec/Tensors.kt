@@ -152,3 +152,8 @@ internal fun halfToFloat(half: Short): Float {
         else -> Float.fromBits(sign or (exponent + 112 shl 23) or (fraction shl 13))
     }
 }
+
+/** [halfToFloat] of a scale, which is finite and not below zero, without a branch. */
+internal fun scaleOfHalf(half: Short): Float = Float.fromBits(half.toInt() and 0x7fff shl 13) * TWO_TO_112
+
+private val TWO_TO_112 = Float.fromBits(112 + 127 shl 23)
