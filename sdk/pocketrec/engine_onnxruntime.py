@@ -1,4 +1,4 @@
-"""The ONNX Runtime engine: `model.onnx` on the CPU."""
+"""The ONNX Runtime engine: `model.onnx` on the CPU, and for short histories a graph without the padding."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ import onnxruntime
 
 if TYPE_CHECKING:
     from pocketrec.bundle import Bundle
+    from pocketrec.onnx_short import ShortGraph
 
 
 def load(bundle: Bundle, threads: int) -> OnnxRuntimeEngine:
@@ -30,11 +31,18 @@ def load(bundle: Bundle, threads: int) -> OnnxRuntimeEngine:
     graph = bundle.manifest.graph
     model = bundle.path_or_bytes(bundle.manifest.engines["onnxruntime"].file)
     check_graph(model, bundle.manifest)
-    return OnnxRuntimeEngine(model, graph.length, graph.dim, threads)
+    engine = OnnxRuntimeEngine(model, graph.length, graph.dim, threads)
+    from pocketrec import onnx_short  # which imports this module
+
+    engine.short = onnx_short.load(bundle, threads, engine.run)
+    return engine
 
 
 class OnnxRuntimeEngine(CheckedEngine):
     """One session over `model` (a path, or the bytes of the file); threads may share it.
+
+    Attributes:
+        short: runs histories of up to `short.most` events instead; None: all go through `model`.
 
     Raises:
         PocketrecError: code "engine-failed", ONNX Runtime refuses the model.
@@ -46,6 +54,7 @@ class OnnxRuntimeEngine(CheckedEngine):
 
     def __init__(self, model: str | bytes, length: int, dim: int, threads: int = 1) -> None:
         super().__init__(length, dim)
+        self.short: ShortGraph | None = None
         try:
             self.session: Any = onnxruntime.InferenceSession(
                 model, session_options(threads), providers=["CPUExecutionProvider"]
@@ -61,6 +70,12 @@ class OnnxRuntimeEngine(CheckedEngine):
 
     def _run(self, rows: FloatArray, mask: FloatArray) -> FloatArray:
         try:
+            if self.short is not None:
+                count = int(mask.sum())
+                # What stands in the padding reaches the query by the recency path; `fuse` leaves zeros there.
+                padding = rows[0, : self.length - count]
+                if 0 < count <= self.short.most and mask[0, -count:].all() and not padding.any():
+                    return self.short.run(rows[0, self.length - count :])
             (query,) = self.session.run(["query"], {"rows": rows, "mask": mask})
         except Exception as error:
             raise PocketrecError(
@@ -69,7 +84,7 @@ class OnnxRuntimeEngine(CheckedEngine):
         return np.asarray(query, dtype=np.float32)
 
     def _free(self) -> None:
-        self.session = None
+        self.session = self.short = None
 
     @staticmethod
     def _expect(what: str, nodes: list[Any], wanted: dict[str, list[int]]) -> None:
