@@ -209,6 +209,12 @@ def test_opt_outs_and_limits_are_those_of_the_history(root: Path) -> None:
     kept_all = both.filter((pl.col("step") <= 2) & ~pl.col("user").is_in(silent["user"].implode()))
     assert kept_all["list"].to_list() == kept_all["list_plain"].to_list()
     assert {row["theirs"] for row in made.document["differences"]} == {"A, plain"}
+    assert {row["over"] for row in made.document["differences"]} == {"last events", "held-out events"}
+
+
+def test_the_last_events_alone_are_compared_once(root: Path) -> None:
+    made = run(root, "last one", against=[root / "b"], settings=PLAIN.model_copy(update={"last": 1}))
+    assert {row["over"] for row in made.document["differences"]} == {"last events"}
 
 
 def test_days_are_those_of_the_phones_clock(root: Path) -> None:

@@ -1,4 +1,5 @@
-"""What a replay costs beside the bare engine, in CPU seconds of one process: a busy machine does little harm.
+"""What a replay costs beside the bare engine, in one process: CPU seconds, to which a busy machine does
+little harm, and lists a second by the clock, which mean something on an idle machine only.
 
     python -m pocketrec_tools.simulate_cost BUNDLE DATA_DIR --users 200
 
@@ -17,6 +18,7 @@ from typing import Annotated, Any
 
 import numpy as np
 import typer
+from numpy.typing import NDArray
 
 from pocketrec.bundle import Bundle
 from pocketrec.engines import Engine, FloatArray, load_engine
@@ -28,8 +30,9 @@ from pocketrec_tools.simulate_work import Fleet
 
 
 def cost(bundle: Path, data_dir: Path, settings: Settings) -> dict[str, Any]:
-    """CPU seconds of a replay and of the bare engine, over the same number of lists."""
+    """CPU seconds of a replay and of the bare engine, for as many lists; and both by the clock."""
     replayed, bare, lists = [], [], []
+    clocks = []
     with tempfile.TemporaryDirectory() as folder:
         run = set_up(Path(folder) / "run", data_dir, [Arm(name="A", bundle=bundle)], settings)
         run.job.out.mkdir()
@@ -39,11 +42,15 @@ def cost(bundle: Path, data_dir: Path, settings: Settings) -> dict[str, Any]:
             rows = np.random.default_rng(0).normal(size=(1, graph.length, graph.dim)).astype(np.float32)
             mask = np.ones((1, graph.length), np.float32)
             for chunk in run.chunks:
-                replayed.append(_cpu_seconds(partial(fleet.replay, chunk)))
-                bare.append(_cpu_seconds(partial(_often, engine, rows, mask, chunk.events)))
+                of_replay = _seconds(partial(fleet.replay, chunk))
+                of_engine = _seconds(partial(_often, engine, rows, mask, chunk.events))
+                replayed.append(of_replay[0])
+                bare.append(of_engine[0])
+                clocks.append((of_replay[1], of_engine[1]))
                 lists.append(chunk.events)
             engine.close()
     ratios = np.array(replayed) / np.array(bare)
+    pace = np.array(lists)[:, None] / np.array(clocks)  # [chunks, 2]: replay, engine
     return {
         "bundle": bundle.name,
         "data": data_dir.name,
@@ -53,11 +60,9 @@ def cost(bundle: Path, data_dir: Path, settings: Settings) -> dict[str, Any]:
         "seed": settings.seed,
         "replay_cpu_ms_per_list": sum(replayed) / sum(lists) * 1e3,
         "engine_cpu_ms_per_list": sum(bare) / sum(lists) * 1e3,
-        "ratio": {
-            "median": float(np.median(ratios)),
-            "least": float(ratios.min()),
-            "most": float(ratios.max()),
-        },
+        "ratio": _spread(ratios),
+        "replay_lists_per_second": _spread(pace[:, 0]),
+        "engine_lists_per_second": _spread(pace[:, 1]),
         "chunks": len(lists),
         "machine": machine(),
     }
@@ -68,10 +73,15 @@ def _often(engine: Engine, rows: FloatArray, mask: FloatArray, times: int) -> No
         engine.run(rows, mask)
 
 
-def _cpu_seconds(action: Callable[[], object]) -> float:
-    began = time.process_time()
+def _seconds(action: Callable[[], object]) -> tuple[float, float]:
+    """Of the processor and of the clock."""
+    spent, began = time.process_time(), time.monotonic()
     action()
-    return time.process_time() - began
+    return time.process_time() - spent, time.monotonic() - began
+
+
+def _spread(values: NDArray[np.float64]) -> dict[str, float]:
+    return {"median": float(np.median(values)), "least": float(values.min()), "most": float(values.max())}
 
 
 def main(

@@ -39,24 +39,27 @@ def draw_plots(document: dict[str, Any], folder: Path) -> list[Plot]:
     """Draw the plots that a document has figures for, and write them into the folder."""
     arms, k = document["arms"], document["k"]
     ndcg, hr = f"ndcg@{k}", f"hr@{k}"
+    named = list(zip(_labels(arms), arms, strict=True))
     plots = []
     if any(arm["over_time"] for arm in arms):
         plots.append(
-            _lines("time", f"NDCG@{k} over time", arms, lambda arm: arm["over_time"], ndcg, turned=True)
+            _lines("time", f"NDCG@{k} over time", named, lambda arm: arm["over_time"], ndcg, turned=True)
         )
     for name, title, key in (
         ("history", f"NDCG@{k} by events so far", ndcg),
         ("session_position", f"NDCG@{k} by place in the session", ndcg),
     ):
         if any(name in arm["slices"] for arm in arms):
-            plots.append(_lines(name, title, arms, lambda arm, name=name: arm["slices"].get(name, []), key))
+            plots.append(_lines(name, title, named, lambda arm, name=name: arm["slices"].get(name, []), key))
     for name, title in (
         ("part", f"HR@{k} by part of the split"),
         ("target", f"HR@{k} by popularity of the item"),
     ):
-        rows = {arm["name"]: {row["value"]: row[hr] for row in arm["slices"].get(name, [])} for arm in arms}
+        rows = {label: {row["value"]: row[hr] for row in arm["slices"].get(name, [])} for label, arm in named}
         plots.append(_bars(name, title, rows))
-    breadth = {arm["name"]: {key: arm["all"][key] for key in _BREADTH} for arm in arms}
+    # With one list a person there is no list before it, and so no share that was kept.
+    shown = [key for key in _BREADTH if any(arm["all"][key] is not None for arm in arms)]
+    breadth = {label: {key: arm["all"][key] for key in shown} for label, arm in named}
     plots.append(_bars("breadth", "What the lists show", breadth))
     if document["differences"]:
         plots.append(_forest(document["differences"]))
@@ -70,27 +73,34 @@ def draw_plots(document: dict[str, Any], folder: Path) -> list[Plot]:
     return plots
 
 
-def _lines(name: str, title: str, arms: Sequence[Any], rows_of: Any, key: str, turned: bool = False) -> Plot:
-    values = list(dict.fromkeys(str(row["value"]) for arm in arms for row in rows_of(arm)))
+def _labels(arms: Sequence[dict[str, Any]]) -> list[str]:
+    """Of the legend: arms by name, and with several bundles the bundle's name, too."""
+    bundles = [arm.get("bundle", {}).get("name", "") for arm in arms]
+    several = len(set(bundles)) > 1
+    return [f"{a['name']}: {b}" if several else a["name"] for a, b in zip(arms, bundles, strict=True)]
+
+
+def _lines(
+    name: str, title: str, named: Sequence[tuple[str, Any]], rows_of: Any, key: str, turned: bool = False
+) -> Plot:
+    values = list(dict.fromkeys(str(row["value"]) for _, arm in named for row in rows_of(arm)))
     words = []
 
     def draw(axes: Axes) -> None:
-        for number, arm in enumerate(arms):
+        for number, (label, arm) in enumerate(named):
             found = {str(row["value"]): row[key] for row in rows_of(arm)}
             heights = [found.get(value, float("nan")) for value in values]
             colour = _COLOURS[number % len(_COLOURS)]
-            axes.plot(range(len(values)), heights, marker="o", ms=3, lw=1.4, color=colour, label=arm["name"])
+            axes.plot(range(len(values)), heights, marker="o", ms=3, lw=1.4, color=colour, label=label)
             if found:
                 low, high = min(found.values()), max(found.values())
-                words.append(
-                    f"{arm['name']}: {low:.4f} to {high:.4f}, at last {list(found.values())[-1]:.4f}"
-                )
+                words.append(f"{label}: {low:.4f} to {high:.4f}, at last {list(found.values())[-1]:.4f}")
         short = [value.split(" ")[0] if turned else value for value in values]
         step = max(1, len(values) // 8)
         axes.set_xticks(range(0, len(values), step), short[::step])
         axes.set_ylim(bottom=0)
 
-    return _plot(name, title, draw, words, len(arms) > 1)
+    return _plot(name, title, draw, words, len(named) > 1)
 
 
 def _bars(name: str, title: str, rows: dict[str, dict[str, float | None]]) -> Plot:

@@ -146,9 +146,13 @@ class Steps:
         return rows
 
     def differences(self, arm: int) -> list[dict[str, Any]]:
-        """The first arm minus this one, paired by user: at the last event, and over all held-out lists."""
+        """The first arm minus this one, paired by user: at the last event, and over all held-out lists where
+        these are more."""
         rows = []
-        for over, parts in (("last events", ("test",)), ("held-out events", ("validation", "test"))):
+        parts_of = {"last events": ["test"]}
+        if (self.of_arm(arm)["part"] == "validation").any():
+            parts_of["held-out events"] = ["validation", "test"]
+        for over, parts in parts_of.items():
             means = []
             for number in (0, arm):
                 held = self.of_arm(number).filter(pl.col("part").is_in(parts))
