@@ -87,7 +87,7 @@ class Backbone(nn.Module):
             )
         backbone = cls(shape, length, dim)
         state = {
-            _our_name(name): value
+            our_name(name): value
             for name, value in model.state_dict().items()
             if not name.startswith("embed_tokens.")
         }
@@ -275,7 +275,7 @@ def _rope(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return x * cos + swapped * sin
 
 
-def _our_name(theirs: str) -> str:
+def our_name(theirs: str) -> str:
     """transformers' name to ours: "layers.0.self_attn.q_proj.weight" to "layers.0.q_proj.weight"."""
     for old, new in (
         ("self_attn.", ""),

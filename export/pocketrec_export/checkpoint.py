@@ -125,6 +125,37 @@ def save_checkpoint(
     os.replace(partial, directory)
 
 
+def store_checkpoint(directory: Path, checkpoint: Checkpoint) -> None:
+    """Write a checkpoint that was made of another one, such as a narrower student; the directory appears
+    whole or not at all.
+
+    Raises:
+        DataError: `exists`, the directory is there.
+    """
+    if directory.exists():
+        raise DataError(f"{directory} is there already.", code="exists", remedy="Name another directory.")
+    partial = directory.with_name(f".{directory.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    checkpoint.backbone.save_pretrained(partial)
+    (partial / "tokenizer.json").write_bytes(checkpoint.tokenizer)
+    tensors = {
+        "items": checkpoint.item_rows,
+        "recency": checkpoint.recency,
+        "events": checkpoint.event_rows,
+        "gaps": checkpoint.gap_rows,
+        "idf": checkpoint.idf,
+        "seen": checkpoint.seen,
+    }
+    safetensors.numpy.save_file(
+        {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()},
+        partial / "pocketrec.safetensors",
+    )
+    catalogue = pl.DataFrame({"item_id": checkpoint.item_ids, **checkpoint.columns})
+    catalogue.write_parquet(partial / "catalogue.parquet")
+    (partial / "pocketrec.json").write_text(json.dumps(checkpoint.meta, indent=1), encoding="utf-8")
+    os.replace(partial, directory)
+
+
 def load_checkpoint(directory: Path) -> Checkpoint:
     """Open a checkpoint of `save_checkpoint`.
 

@@ -12,6 +12,16 @@ from .section import Section
 class CompressionConfig(Section):
     """How a trained student is made smaller; docs/compression.md says what each is worth."""
 
+    width: int = Field(
+        0, ge=0, description="numbers in a row, fewer than the student's, to which it is cut; 0 leaves it"
+    )
+    width_epochs: int = Field(
+        3, ge=0, description="passes in which the narrow student learns from the wide one"
+    )
+    width_prefixes: int = Field(
+        100_000, ge=1, description="beginnings of training histories in such a pass, at most"
+    )
+    width_rate: float = Field(1e-3, gt=0, description="learning rate of it, falling to 0")
     kept: float = Field(
         1.0,
         gt=0,

@@ -239,7 +239,15 @@ def tensor_bytes(tensors: Tensors) -> bytes:
     return safetensors.numpy.save({name: np.ascontiguousarray(tensors[name]) for name in sorted(tensors)})
 
 
-def json_bytes(value: Any) -> bytes:
-    """JSON as the bundle's files are written: UTF-8, indented, keys in the order given, a newline at the
-    end."""
-    return (json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode()
+def json_bytes(value: Any, indent: int | None = 1) -> bytes:
+    """JSON as the bundle's files are written: UTF-8, keys in the order given, a newline at the end; `indent`
+    None leaves out all white space that means nothing."""
+    separators = (",", ":") if indent is None else None
+    text = json.dumps(value, indent=indent, separators=separators, ensure_ascii=False, allow_nan=False)
+    return (text + "\n").encode()
+
+
+def compact_json(data: bytes) -> bytes:
+    """The same JSON without white space that means nothing. Tokenizers are saved indented, a merge on four
+    lines: that is three fifths of their bytes."""
+    return json_bytes(json.loads(data), indent=None)

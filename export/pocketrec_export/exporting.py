@@ -19,7 +19,7 @@ from pocketrec.verify import Verification, verify
 from .backbone import Backbone, backbone_tensors
 from .checkpoint import Checkpoint
 from .compression_config import CompressionConfig
-from .content import BundleContent, TableContent
+from .content import BundleContent, TableContent, compact_json
 from .gate import Attempt, attempt, measure
 from .golden_requests import golden_requests
 from .options import TARGETS, ExportOptions
@@ -54,13 +54,14 @@ def export_checkpoint(
         PocketrecError: `artifact-disagrees` when a target's artifact, run by its runtime, does not agree with
             the numpy engine; `exists`, `target-unknown`, `precision-unknown`. Nothing is left behind.
         BudgetError: nothing that was tried keeps to `options.budget`. Nothing is left behind.
-        DataError: `data-missing`, without the judge that is needed.
+        DataError: `data-missing`, without the judge that is needed; `display-unknown`.
     """
+    options.shown(checkpoint.columns)  # a wrong name is answered at once
     planner = Planner(checkpoint, options, settings or CompressionConfig(), judge)
     plan = planner.first()
     while True:
         try:
-            told = _write(checkpoint, out, options, figures or {}, planner, plan)
+            told = _write(planner.checkpoint, out, options, figures or {}, planner, plan)
         except _RefusedError as refused:
             plan = planner.another(refused.attempt)
             continue
@@ -117,8 +118,8 @@ def _write(
         item_ids=checkpoint.item_ids,
         prior=prior,
         seen=checkpoint.seen,
-        tokenizer=checkpoint.tokenizer,
-        display=checkpoint.columns,
+        tokenizer=compact_json(checkpoint.tokenizer),
+        display=options.shown(checkpoint.columns),
         onnx=graphs.get("onnx"),
         pte=graphs.get("executorch"),
         engines=engines,

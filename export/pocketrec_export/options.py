@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
 from pocketrec.errors import DataError, PocketrecError
 
 from .precision import recipe
+
+T = TypeVar("T")
 
 # target -> (engine, file in the bundle); also the order in which a build writes them.
 TARGETS = {"onnx": ("onnxruntime", "model.onnx"), "executorch": ("executorch", "model.pte")}
@@ -72,6 +75,8 @@ class ExportOptions:
         budget: what the finished bundle is held to.
         licences: SPDX expressions by what they cover.
         sign_key: Ed25519 private key, PEM; None leaves the bundle unsigned.
+        display: columns of the catalogue that the app shows; None takes all. Texts are read for training and
+            word rows all the same, the others are only not carried along.
     """
 
     targets: Sequence[str] = tuple(TARGETS)
@@ -85,6 +90,7 @@ class ExportOptions:
     force: bool = False
     created: str | None = None
     budget: Budget = Budget()
+    display: Sequence[str] | None = None
 
     def __post_init__(self) -> None:
         unknown = sorted(set(self.targets) - set(TARGETS))
@@ -102,6 +108,22 @@ class ExportOptions:
                 code="budget-invalid",
                 remedy="Give --max-bytes, --max-ndcg-loss or both.",
             )
+
+    def shown(self, columns: Mapping[str, T]) -> dict[str, T]:
+        """Those of the catalogue's columns that the bundle is to hold, in their own order.
+
+        Raises:
+            DataError: `display-unknown`, `display` names a column that is not there.
+        """
+        wanted = set(columns if self.display is None else self.display)
+        unknown = sorted(wanted - set(columns))
+        if unknown:
+            raise DataError(
+                f"the catalogue has no column {unknown[0]!r} to show.",
+                code="display-unknown",
+                remedy=f"Choose from {', '.join(columns) or 'none: it has no columns'}.",
+            )
+        return {name: column for name, column in columns.items() if name in wanted}
 
 
 NAMED_TEACHERS = ("ensemble", "sequence", "none")

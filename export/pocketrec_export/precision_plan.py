@@ -23,6 +23,7 @@ from pocketrec.errors import DataError
 from .backbone import Backbone
 from .checkpoint import Checkpoint
 from .compression_config import CompressionConfig
+from .content import compact_json
 from .gate import Attempt, BudgetError, lost
 from .lowrank import compress
 from .options import SEARCH, ExportOptions
@@ -60,6 +61,8 @@ class Planner:
         tried: attempts so far, simulated ones first.
         reference: NDCG@10 of the float32 student on the validation users, None without data.
         low_rank: what low rank did, for the manifest; empty without it.
+        checkpoint, judge: of the student that is written: the one given, unless it was made narrower.
+        narrow: NDCG@10 of the narrow student before anything else; None without narrowing.
     """
 
     def __init__(
@@ -74,6 +77,7 @@ class Planner:
         self.low_rank: dict[str, Any] = {}
         needs = {
             f"--precision {SEARCH}": options.precision == SEARCH,
+            "--width": settings.width > 0,
             "--low-rank": settings.kept < 1,
             "--max-ndcg-loss": options.budget.max_ndcg_loss is not None,
             "finish_epochs": settings.finish_epochs > 0,
@@ -87,6 +91,13 @@ class Planner:
             )
         self.reference = judge.float_student().ndcg if judge is not None else None
         self.backbone = Backbone.from_decoder(checkpoint.backbone, torch.from_numpy(checkpoint.recency))
+        self.narrow: float | None = None
+        if judge is not None and settings.width:
+            from .narrowing import narrow
+
+            judge = narrow(judge, settings)
+            self.judge, self.checkpoint, self.backbone = judge, judge.checkpoint, judge.float_backbone
+            self.narrow = judge.judge(self.backbone, fp32, self.checkpoint.item_rows).ndcg
         if judge is not None and settings.kept < 1:
             found = compress(
                 self.backbone,
@@ -179,19 +190,22 @@ class Planner:
     def _other_bytes(self) -> int:
         """About what all else in the bundle takes."""
         checkpoint = self.checkpoint
-        texts = [checkpoint.item_ids, *checkpoint.columns.values()]
+        texts = [checkpoint.item_ids, *self.options.shown(checkpoint.columns).values()]
         catalogue = sum(len(text.encode()) + 8 for column in texts for text in column)
         catalogue += 12 * len(checkpoint.item_ids)
         inputs = sum(a.nbytes for a in (checkpoint.event_rows, checkpoint.gap_rows, checkpoint.idf))
-        golden = 1_200 * checkpoint.length
+        golden = 1_000 * checkpoint.length
         graphs = self._copies * checkpoint.recency.nbytes + GRAPH_BYTES * len(self.options.targets)
-        return catalogue + inputs + golden + graphs + len(checkpoint.tokenizer) + MANIFEST_BYTES
+        tokenizer = len(compact_json(checkpoint.tokenizer))
+        return catalogue + inputs + golden + graphs + tokenizer + MANIFEST_BYTES
 
     def _plan(self, label: str, precision: Precision) -> Plan:
         backbone, items = self.backbone, self.checkpoint.item_rows
         if self.judge is None:
             return Plan(label, backbone, items, precision)
         path: list[dict[str, Any]] = [{"stage": "student", "ndcg@10": self.reference}]
+        if self.narrow is not None:
+            path.append({"stage": f"{items.shape[1]} wide", "ndcg@10": self.narrow})
         if self.low_rank:
             path.append({"stage": "low rank", "ndcg@10": self.judge.judge(backbone, fp32, items).ndcg})
         if self.settings.finish_epochs:

@@ -7,6 +7,7 @@ a mean over the same histories, which is smooth and never negative; NDCG@10 is w
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -53,7 +54,7 @@ class Outcome:
 
 
 class Judge:
-    """The float32 student on validation users, to hold changed ones against.
+    """The float32 student on validation users, to hold changed ones against: the reference.
 
     Args:
         checkpoint: the student.
@@ -64,6 +65,10 @@ class Judge:
         user_rows: int32 [n], the users, ascending rows of the dataset.
         prefixes: their histories before the validation target.
         tables: item, event and gap rows float32 [·, d], as trained.
+        float_backbone: the backbone, as trained.
+        reference_backbone, reference_tables: the reference's; those of the student, unless it was made of
+            another one (`of`).
+        reference: float32 [n, d], the reference's queries.
 
     Raises:
         DataError: "catalogue-mismatch", the data has other items than the checkpoint; "data-too-short".
@@ -102,8 +107,21 @@ class Judge:
             _tensor(checkpoint.gap_rows),
         )
         self.float_backbone = Backbone.from_decoder(checkpoint.backbone, torch.from_numpy(checkpoint.recency))
-        self._reference = self.queries(HistoryGraph(self.float_backbone), self.tables[0])
+        self.reference_backbone, self.reference_tables = self.float_backbone, self.tables
+        self.reference = self._own = self.queries(HistoryGraph(self.float_backbone), self.tables[0])
         self._text: Tensor | None = None
+
+    def of(self, checkpoint: Checkpoint) -> Judge:
+        """A judge of another student of the same catalogue, which is held against the same reference."""
+        other = copy.copy(self)
+        other.checkpoint, other._text = checkpoint, None
+        rows = (checkpoint.item_rows, checkpoint.event_rows, checkpoint.gap_rows)
+        other.tables = (_tensor(rows[0]), _tensor(rows[1]), _tensor(rows[2]))
+        other.float_backbone = Backbone.from_decoder(
+            checkpoint.backbone, torch.from_numpy(checkpoint.recency)
+        )
+        other._own = other.queries(HistoryGraph(other.float_backbone), other.tables[0])
+        return other
 
     def calibration(self, count: int) -> Prefixes:
         """At most `count` beginnings of training histories; no held-out event is in them."""
@@ -125,8 +143,8 @@ class Judge:
         return self._outcome(self.queries(graph, rows), rows, scheme != "fp32")
 
     def float_student(self) -> Outcome:
-        """The student as it was trained."""
-        return self._outcome(self._reference, self.tables[0], False)
+        """The reference itself."""
+        return self._outcome(self.reference, self.reference_tables[0], False)
 
     @torch.no_grad()
     def word_divergence(self, scheme: Scheme) -> float:
@@ -143,9 +161,9 @@ class Judge:
         rows = torch.from_numpy(np.asarray(self._text_weights @ words, dtype=np.float32))
         total = 0.0
         for part in self._chunks():
-            query = self._reference[part]
+            query = self._own[part]
             total += float(_divergence(query @ self._text.T, query @ rows.T).sum())
-        return total / len(self._reference)
+        return total / len(self._own)
 
     @torch.no_grad()
     def _outcome(self, queries: Tensor, rows: Tensor, rounded: bool) -> Outcome:
@@ -153,13 +171,14 @@ class Judge:
         ranks, total = [], 0.0
         for part in self._chunks():
             scores = asked[part] @ rows.T
-            total += float(_divergence(self._reference[part] @ self.tables[0].T, scores).sum())
+            wanted = self.reference[part] @ self.reference_tables[0].T
+            total += float(_divergence(wanted, scores).sum())
             ranks.append(pessimistic_rank(scores.numpy(), self.targets[part], self.seen[part]))
         return Outcome(total / len(queries), np.concatenate(ranks))
 
     def _chunks(self) -> list[slice]:
         step = max(1, CHUNK_SCORES // self.dataset.num_items)
-        return [slice(first, first + step) for first in range(0, len(self._reference), step)]
+        return [slice(first, first + step) for first in range(0, len(self.reference), step)]
 
 
 def rounded_graph(backbone: Backbone, precision: Precision) -> HistoryGraph:

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import copy
 import logging
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -36,6 +37,23 @@ FULL_CATALOGUE = 20_000
 
 BATCH_EVENTS = 512
 """Rows of history in a batch: few, as what finishing needs is steps."""
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """How much is learnt, and how fast.
+
+    Attributes:
+        epochs: passes over the prefixes.
+        prefixes: beginnings of training histories, at most.
+        rate: of Adam, falling to 0.
+        batch_events: rows of history in a batch, padding included.
+    """
+
+    epochs: int
+    prefixes: int
+    rate: float
+    batch_events: int = BATCH_EVENTS
 
 
 class RoundedStudent(nn.Module):
@@ -93,27 +111,40 @@ def finish(
     items: NDArray[np.float32],
     settings: CompressionConfig,
 ) -> tuple[Backbone, NDArray[np.float32]]:
-    """The backbone and item rows whose rounded form comes closest to the float32 student.
+    """The backbone and item rows whose rounded form comes closest to the float32 student; see `learn`."""
+    lesson = Lesson(settings.finish_epochs, settings.finish_prefixes, settings.finish_rate)
+    return learn(judge, backbone, precision, items, lesson)
+
+
+def learn(
+    judge: Judge,
+    backbone: Backbone,
+    precision: Precision,
+    items: NDArray[np.float32],
+    lesson: Lesson,
+) -> tuple[Backbone, NDArray[np.float32]]:
+    """The backbone and item rows that come closest to the judge's reference once they are rounded.
 
     Args:
         judge: the student, its data and its validation users.
-        backbone: may be of low rank.
+        backbone: may be of low rank, or narrower than the reference.
         items: item rows float32 [n, d].
     """
     student = RoundedStudent(backbone, items, precision, judge.checkpoint.seen == 0)
-    prefixes = judge.calibration(settings.finish_prefixes)
-    batches = [which for which, _, _ in prefixes.batches(*judge.tables, most=BATCH_EVENTS)]
+    prefixes = judge.calibration(lesson.prefixes)
+    size = lesson.batch_events
+    batches = [which for which, _, _ in prefixes.batches(*judge.tables, most=size)]
     random = np.random.default_rng(judge.seed)
-    optimiser = torch.optim.Adam(student.parameters(), lr=settings.finish_rate)
-    steps = settings.finish_epochs * len(batches)
+    optimiser = torch.optim.Adam(student.parameters(), lr=lesson.rate)
+    steps = lesson.epochs * len(batches)
     schedule = torch.optim.lr_scheduler.LinearLR(optimiser, 1.0, 0.0, total_iters=max(steps, 1))
-    reference = HistoryGraph(judge.float_backbone)
+    reference = HistoryGraph(judge.reference_backbone)
     best = judge.judge(backbone, precision, items).divergence
     found = (backbone, items)
-    log.info("finishing: divergence %.5f before", best)
-    for epoch in range(settings.finish_epochs):
+    log.info("divergence %.5f before %d passes of %d steps", best, lesson.epochs, len(batches))
+    for epoch in range(lesson.epochs):
         for number in random.permutation(len(batches)):
-            loss = _loss(student, judge, reference, prefixes.part(batches[number]), random)
+            loss = _loss(student, judge, reference, prefixes.part(batches[number]), random, size)
             optimiser.zero_grad()
             loss.backward()
             optimiser.step()
@@ -121,7 +152,7 @@ def finish(
         candidate = copy.deepcopy(student.backbone).requires_grad_(False).eval()
         trained = student.items.detach().numpy().copy()
         divergence = judge.judge(candidate, precision, trained).divergence
-        log.info("finishing: divergence %.5f after pass %d", divergence, epoch + 1)
+        log.info("divergence %.5f after pass %d", divergence, epoch + 1)
         if divergence < best:
             best, found = divergence, (candidate, trained)
     return found
@@ -133,14 +164,15 @@ def _loss(
     reference: HistoryGraph,
     prefixes: Prefixes,
     random: np.random.Generator,
+    most: int,
 ) -> Tensor:
     """Mean divergence over the prefixes, which make one batch."""
     rounded, count = student.rows(), len(judge.checkpoint.item_ids)
-    ((_, rows, mask),) = prefixes.batches(rounded, *judge.tables[1:], most=BATCH_EVENTS)
-    ((_, float_rows, _),) = prefixes.batches(*judge.tables, most=BATCH_EVENTS)
+    ((_, rows, mask),) = prefixes.batches(rounded, *judge.tables[1:], most=most)
+    ((_, float_rows, _),) = prefixes.batches(*judge.reference_tables, most=most)
     among = slice(None) if count <= FULL_CATALOGUE else random.choice(count, FULL_CATALOGUE, replace=False)
     with torch.no_grad():
-        wanted = torch.log_softmax(reference(float_rows, mask) @ judge.tables[0][among].T, dim=1)
+        wanted = torch.log_softmax(reference(float_rows, mask) @ judge.reference_tables[0][among].T, dim=1)
     scores = student.asked(student.graph()(rows, mask)) @ rounded[among].T
     return functional.kl_div(torch.log_softmax(scores, 1), wanted, log_target=True, reduction="batchmean")
 

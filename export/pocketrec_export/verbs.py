@@ -33,6 +33,7 @@ def _options(
     force: bool,
     versions: tuple[int, int],
     budget: Budget,
+    display: str | None,
 ) -> ExportOptions:
     licences: dict[str, str] = {}
     for entry in licence or []:
@@ -59,7 +60,15 @@ def _options(
         model_version=versions[0],
         catalogue_version=versions[1],
         budget=budget,
+        display=None if display is None else [name for name in display.split(",") if name],
     )
+
+
+def _compression(width: int | None, low_rank: float | None) -> dict[str, Any]:
+    """What the command line says of `[compression]`."""
+    said = {"width": width, "kept": low_rank}
+    given = {key: value for key, value in said.items() if value is not None}
+    return {"compression": given} if given else {}
 
 
 Out = Annotated[
@@ -67,6 +76,15 @@ Out = Annotated[
 ]
 Targets = Annotated[str, typer.Option("--targets", metavar="A,B", help="Graphs to write: onnx, executorch.")]
 PrecisionOption = Annotated[str, typer.Option("--precision", help="fp32, int8, int4, mixed or search.")]
+Display = Annotated[
+    str | None,
+    typer.Option(
+        "--display",
+        metavar="A,B",
+        help="Columns of the items that the app shows.  [default: all]",
+        show_default=False,
+    ),
+]
 Name = Annotated[str, typer.Option("--name", help="Label in the manifest.  [default: the bundle's name]")]
 Licence = Annotated[
     list[str] | None,
@@ -77,6 +95,15 @@ Licence = Annotated[
 SignKey = Annotated[
     Path | None,
     typer.Option("--sign-key", metavar="FILE", help="Ed25519 private key, PEM.", show_default=False),
+]
+Width = Annotated[
+    int | None,
+    typer.Option(
+        "--width",
+        metavar="N",
+        help="Numbers in a row to cut the student to, a multiple of 32.  [default: as trained]",
+        show_default=False,
+    ),
 ]
 LowRank = Annotated[
     float | None,
@@ -139,11 +166,13 @@ def cli_build(
     ] = None,
     targets: Targets = ALL_TARGETS,
     precision: PrecisionOption = "int8",
+    width: Width = None,
     low_rank: LowRank = None,
     max_bytes: MaxBytes = None,
     max_ndcg_loss: MaxNdcgLoss = None,
     max_ms: MaxMs = None,
     report: Report = None,
+    display: Display = None,
     name: Name = "",
     licence: Licence = None,
     sign_key: SignKey = None,
@@ -159,14 +188,13 @@ def cli_build(
     """
     budget = Budget(max_bytes, max_ndcg_loss, max_ms)
     versions = (model_version, catalogue_version)
-    options = _options(targets, precision, name, licence, sign_key, as_zip, force, versions, budget)
+    options = _options(targets, precision, name, licence, sign_key, as_zip, force, versions, budget, display)
     overrides: dict[str, Any] = {}
     if size is not None:
         overrides["student"] = {"size": size}
     if seed is not None:
         overrides["seed"] = seed
-    if low_rank is not None:
-        overrides["compression"] = {"kept": low_rank}
+    overrides |= _compression(width, low_rank)
     settings = load_config(config, overrides)
     if is_main():
         show_progress()
@@ -203,7 +231,7 @@ def cli_export(
         typer.Option(
             "--data",
             metavar="DATA_DIR",
-            help="Its data: for a foreign checkpoint, --low-rank, search, limits and figures.",
+            help="Its data: for a foreign checkpoint, --width, --low-rank, search, limits and figures.",
             show_default=False,
         ),
     ] = None,
@@ -220,11 +248,13 @@ def cli_export(
     ] = None,
     targets: Targets = ALL_TARGETS,
     precision: PrecisionOption = "int8",
+    width: Width = None,
     low_rank: LowRank = None,
     max_bytes: MaxBytes = None,
     max_ndcg_loss: MaxNdcgLoss = None,
     max_ms: MaxMs = None,
     report: Report = None,
+    display: Display = None,
     name: Name = "",
     licence: Licence = None,
     sign_key: SignKey = None,
@@ -237,9 +267,8 @@ def cli_export(
     """Write the bundle of a trained checkpoint; nothing is trained, unless `finish_epochs` says so."""
     budget = Budget(max_bytes, max_ndcg_loss, max_ms)
     versions = (model_version, catalogue_version)
-    options = _options(targets, precision, name, licence, sign_key, as_zip, force, versions, budget)
-    overrides = {} if low_rank is None else {"compression": {"kept": low_rank}}
-    settings = load_config(config, overrides)
+    options = _options(targets, precision, name, licence, sign_key, as_zip, force, versions, budget, display)
+    settings = load_config(config, _compression(width, low_rank))
     show_progress()
     from .data import load_dataset
     from .exporting import export_checkpoint

@@ -177,7 +177,9 @@ def _write_directory(
         files[name] = _write(work / name, data)
 
     def finish(golden: Golden) -> None:
-        files[GOLDEN_NAME] = _write(work / GOLDEN_NAME, json_bytes(golden.model_dump(mode="json")))
+        files[GOLDEN_NAME] = _write(
+            work / GOLDEN_NAME, json_bytes(golden.model_dump(mode="json"), indent=None)
+        )
         described = replace(content, figures={**content.figures, **measured})
         raw = json_bytes(_manifest(described, files).model_dump(mode="json"))
         _write(work / MANIFEST_NAME, raw)
