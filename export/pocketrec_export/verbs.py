@@ -136,8 +136,12 @@ Report = Annotated[
 ]
 AsZip = Annotated[bool, typer.Option("--zip", help="One stored ZIP instead of a directory.")]
 Force = Annotated[bool, typer.Option("--force", help="Replace a bundle that is there.")]
-ModelVersion = Annotated[int, typer.Option("--model-version", min=1)]
-CatalogueVersion = Annotated[int, typer.Option("--catalogue-version", min=1)]
+ModelVersion = Annotated[
+    int, typer.Option("--model-version", min=1, help="Grows with each model that apps are to get.")
+]
+CatalogueVersion = Annotated[
+    int, typer.Option("--catalogue-version", min=1, help="Grows with each catalogue that apps are to get.")
+]
 
 
 def cli_build(
@@ -151,7 +155,10 @@ def cli_build(
         typer.Option("--teacher", help="ensemble, sequence, none, a language model's directory, or scores."),
     ] = "ensemble",
     config: Annotated[
-        Path | None, typer.Option("--config", metavar="FILE.toml", help="Settings.", show_default=False)
+        Path | None,
+        typer.Option(
+            "--config", metavar="FILE.toml", help="Settings, see docs/configuration.md.", show_default=False
+        ),
     ] = None,
     seed: Annotated[int | None, typer.Option("--seed", help="Of everything random.  [default: 0]")] = None,
     max_minutes: Annotated[

@@ -125,7 +125,8 @@ def _root(
 def load_verb(name: str) -> Any:
     """The command of a verb, its module imported now."""
     verb = VERBS[name]
-    single = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+    # Plain help, as of the group: rich takes what stands in brackets, such as a default, for markup.
+    single = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
     single.command(name)(getattr(importlib.import_module(verb.module), verb.function))
     return typer.main.get_command(single)
 
