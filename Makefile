@@ -12,7 +12,7 @@ export OMP_WAIT_POLICY ?= PASSIVE
 export TOKENIZERS_PARALLELISM ?= false
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint format pytest bench simulate bench-quality bench-scan bench-compression soak load fuzz fuzz-coverage docs lock clean distclean
+.PHONY: help setup demo test lint format pytest bench simulate bench-quality bench-scan bench-frontier bench-compression soak load fuzz fuzz-coverage docs lock clean distclean
 
 help:  ## say what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -72,6 +72,10 @@ fuzz-coverage: setup  ## the parsers under a fuzzer that follows coverage; FUZZ=
 
 bench-scan: setup  ## the scan beside faiss, usearch and the memory itself, into docs/benchmarks/scan.md; SCAN="--runs 1"
 	$(BIN)/python -m pocketrec_tools.scan_bench --page docs/benchmarks/scan.md $(SCAN)
+
+bench-frontier: setup  ## a bundle beside RePlay and implicit, into docs/benchmarks/frontier.md; BUNDLE=DIR DATA=DIR
+	@test -e "$(BUNDLE)" -a -e "$(DATA)" || { echo "Name a bundle and its data: make bench-frontier BUNDLE=DIR DATA=DIR" >&2; exit 2; }
+	$(BIN)/python -m pocketrec_tools.frontier $(BUNDLE) $(DATA) --page docs/benchmarks/frontier.md $(FRONTIER)
 
 bench-compression: setup  ## each way to make a student smaller, side by side; CHECKPOINT=DIR DATA=DIR COMPRESSION="--users 500"
 	@test -e "$(CHECKPOINT)" || { echo "Name the student and its data: make bench-compression CHECKPOINT=DIR DATA=DIR" >&2; exit 2; }

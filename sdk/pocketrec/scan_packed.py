@@ -26,6 +26,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from pocketrec import onnx_write
 from pocketrec.engine_onnxruntime import session_options  # switches telemetry off before the import below
 from pocketrec.quantise import GROUP, pack_nibbles
 from pocketrec.scan import MAX_QUERY, FloatArray, Query
@@ -33,7 +34,6 @@ from pocketrec.scan import MAX_QUERY, FloatArray, Query
 import onnxruntime  # isort: skip
 
 _WIDEST_BLOCK = 256
-_UINT8, _FLOAT, _OPSET, _IR_VERSION = 2, 1, 21, 10
 _EPSILON = 2.0**-23
 
 
@@ -146,50 +146,12 @@ def usable(scheme: str, d: int) -> bool:
 
 
 def _model(k: int, rows: int, bits: int, block: int, shapes: dict[str, tuple[int, ...]]) -> bytes:
-    """A model of one node, y [1, rows] = MatMulNBits(a [1, k], b, s), as the bytes of a ModelProto.
-
-    Written by hand (field numbers of onnx.proto3), as the runtime does not depend on the onnx package. Its
-    initialisers b and s, uint8 and float32 of these shapes, are handed over apart from it.
-    """
+    """A model of one node, y [1, rows] = MatMulNBits(a [1, k], b, s); b and s, uint8 and float32 of these
+    shapes, are handed over apart from it."""
     attributes = {"K": k, "N": rows, "bits": bits, "block_size": block, "accuracy_level": 4}
-    node = b"".join(_bytes(1, name) for name in (b"a", b"b", b"s")) + _bytes(2, b"y")
-    node += _bytes(4, b"MatMulNBits") + _bytes(7, b"com.microsoft")
-    node += b"".join(
-        _bytes(5, _bytes(1, name.encode()) + _int(3, value) + _int(20, 2))
-        for name, value in attributes.items()
+    return onnx_write.model(
+        [onnx_write.node("MatMulNBits", ["a", "b", "s"], ["y"], onnx_write.MICROSOFT, attributes)],
+        [onnx_write.external("b", "uint8", shapes["b"]), onnx_write.external("s", "float32", shapes["s"])],
+        [onnx_write.value("a", onnx_write.FLOAT, (1, k))],
+        [onnx_write.value("y", onnx_write.FLOAT, (1, rows))],
     )
-    graph = _bytes(1, node) + _bytes(2, b"scan")
-    graph += _external(b"b", _UINT8, shapes["b"]) + _external(b"s", _FLOAT, shapes["s"])
-    graph += _bytes(11, _value(b"a", (1, k))) + _bytes(12, _value(b"y", (1, rows)))
-    opsets = _bytes(8, _bytes(1, b"") + _int(2, _OPSET))
-    opsets += _bytes(8, _bytes(1, b"com.microsoft") + _int(2, 1))
-    return _int(1, _IR_VERSION) + _bytes(7, graph) + opsets
-
-
-def _external(name: bytes, dtype: int, shape: tuple[int, ...]) -> bytes:
-    """An initialiser whose data is elsewhere."""
-    tensor = b"".join(_int(1, size) for size in shape) + _int(2, dtype) + _bytes(8, name)
-    tensor += _bytes(13, _bytes(1, b"location") + _bytes(2, b"memory")) + _int(14, 1)
-    return _bytes(5, tensor)
-
-
-def _value(name: bytes, shape: tuple[int, ...]) -> bytes:
-    dims = b"".join(_bytes(1, _int(1, size)) for size in shape)
-    return _bytes(1, name) + _bytes(2, _bytes(1, _int(1, _FLOAT) + _bytes(2, dims)))
-
-
-def _bytes(field: int, value: bytes) -> bytes:
-    return _varint(field << 3 | 2) + _varint(len(value)) + value
-
-
-def _int(field: int, value: int) -> bytes:
-    return _varint(field << 3) + _varint(value)
-
-
-def _varint(value: int) -> bytes:
-    out = bytearray()
-    while value > 127:
-        out.append(value & 127 | 128)
-        value >>= 7
-    out.append(value)
-    return bytes(out)

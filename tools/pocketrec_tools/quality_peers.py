@@ -12,7 +12,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -220,32 +220,39 @@ def rectools_place(work: Path) -> Path:
 
 
 def rectools_environment(work: Path) -> Path:
-    """The interpreter of an environment that has `REQUIREMENTS` and nothing of ours; made when it is absent.
+    """The interpreter of RecTools' environment, see `environment`."""
+    return environment(rectools_place(work), REQUIREMENTS, "RecTools")
+
+
+def environment(place: Path, requirements: Sequence[str], whose: str) -> Path:
+    """The interpreter of an environment that has `requirements` and nothing of ours; made when it is absent.
+
+    Args:
+        whose: packages these are, for people.
 
     Raises:
         PocketrecError: `peer-environment` when it cannot be made.
     """
-    place = rectools_place(work)
     python = place / ("Scripts" if os.name == "nt" else "bin") / "python"
     complete = place / "complete"
-    if complete.exists() and complete.read_text() == "\n".join(REQUIREMENTS):
+    if complete.exists() and complete.read_text() == "\n".join(requirements):
         return python
-    note(f"making an environment for RecTools in {place}")
+    note(f"making an environment for {whose} in {place}")
     try:
         from uv import find_uv_bin
 
         uv = find_uv_bin()
         for command in (
             [uv, "venv", "--quiet", "--clear", "--python", sys.executable, str(place)],
-            [uv, "pip", "install", "--quiet", "--python", str(python), *REQUIREMENTS],
+            [uv, "pip", "install", "--quiet", "--python", str(python), *requirements],
         ):
             subprocess.run(command, check=True, capture_output=True, text=True)
     except (ImportError, OSError, subprocess.CalledProcessError) as error:
         said = getattr(error, "stderr", None) or str(error)
         raise PocketrecError(
-            f"RecTools cannot be installed: {said.strip()[-1500:]}",
+            f"{whose} cannot be installed: {said.strip()[-1500:]}",
             code="peer-environment",
-            remedy="Install uv and give it a package index, or leave the peers of RecTools out with --peers.",
+            remedy="Install uv and give it a package index, or leave these peers out.",
         ) from None
-    complete.write_text("\n".join(REQUIREMENTS))
+    complete.write_text("\n".join(requirements))
     return python

@@ -4,7 +4,8 @@
     python -m pocketrec_tools.scan_bench --sizes 12000,100000 --runs 1
 
 Every way runs in a process of its own with one thread, in turns, run after run. Rows are random: a scan looks
-at all of them, whatever they are. The peers are installed by uv into an environment beside the data.
+at all of them, whatever they are. The peers are installed by uv into an environment beside the data. Sizes
+may be measured one by one: what was found of each is kept there too, and the page is made of all.
 """
 
 from __future__ import annotations
@@ -12,7 +13,8 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -20,6 +22,7 @@ import numpy as np
 import psutil
 import typer
 
+from pocketrec.errors import DataError
 from pocketrec.output import note
 from pocketrec_tools import scan_bench_worker as worker
 from pocketrec_tools.machine import machine
@@ -48,23 +51,39 @@ class Found:
     Attributes:
         ms: one for each query, round and run; `run_ms`: the median of each run.
         held_bytes, prepare_ms: medians over the runs.
-        overlap: part of the ten best of float32 rows and query that it finds; NaN where that was left out.
+        overlap: part of the ten best of float32 rows and query that it finds; None where that was left out.
     """
 
     ms: list[float]
     run_ms: list[float]
     held_bytes: float
     prepare_ms: float
-    overlap: float
+    overlap: float | None
 
 
 def scan_bench(
-    out: Path, sizes: list[int], runs: int, rounds: int, peers: bool
+    out: Path, sizes: list[int], runs: int, rounds: int, ways: Sequence[str], keep: bool = False
 ) -> dict[int, dict[str, Found]]:
-    """Measure every way at every size; tables are written below `out` and removed again."""
+    """Measure the ways at every size.
+
+    Args:
+        out: where tables and the environment of the peers are; tables that lie there are taken as they are.
+        keep: leave the tables there.
+    """
     out.mkdir(parents=True, exist_ok=True)
-    python = peer_environment(out / "peers") if peers else None
-    return {n: _size(out, n, runs, max(1, min(rounds, 30_000_000 // n)), python) for n in sizes}
+    python = peer_environment(out / "peers") if any(map(_is_peer, ways)) else None
+    found = {}
+    for n in sizes:
+        files = _tables(out, n, any("int4" in way for way in ways))
+        found[n] = _size(files, n, runs, max(1, min(rounds, 30_000_000 // n)), ways, python)
+        if not keep:
+            for file in files.values():
+                Path(file).unlink()
+    return found
+
+
+def _is_peer(way: str) -> bool:
+    return way.startswith(("faiss", "usearch"))
 
 
 def peer_environment(place: Path) -> str:
@@ -79,15 +98,13 @@ def peer_environment(place: Path) -> str:
     return str(python)
 
 
-def _size(out: Path, n: int, runs: int, rounds: int, python: str | None) -> dict[str, Found]:
-    files = _tables(out, n)
+def _size(
+    files: dict[str, str], n: int, runs: int, rounds: int, ways: Sequence[str], python: str | None
+) -> dict[str, Found]:
     need = n * DIM * 4
     answers: dict[str, list[dict[str, Any]]] = {}
     for run in range(runs):
-        for way in worker.WAYS:
-            peer = way.startswith(("faiss", "usearch"))
-            if peer and python is None:
-                continue
+        for way in ways:
             if way in FLOAT_WAYS and psutil.virtual_memory().available < 1.5 * need:
                 note(f"{n} rows: {way} left out, {need / 2**30:.1f} GiB of floats do not fit")
                 continue
@@ -95,9 +112,7 @@ def _size(out: Path, n: int, runs: int, rounds: int, python: str | None) -> dict
             job = {"way": way, "rounds": rounds, "queries": files["queries"]}
             kind = "4" if "int4" in way else ""
             job |= {"q": files[f"q{kind}"], "scale": files[f"s{kind}"]}
-            answers.setdefault(way, []).append(_work(job, python if peer else None))
-    for file in files.values():
-        Path(file).unlink()
+            answers.setdefault(way, []).append(_work(job, python if _is_peer(way) else None))
     exact = answers.get("numpy float32", [{"best": []}])[0]["best"]
     return {way: _found(given, exact) for way, given in answers.items()}
 
@@ -109,28 +124,35 @@ def _found(given: list[dict[str, Any]], exact: list[list[int]]) -> Found:
         run_ms=[float(np.median(answer["ms"])) for answer in given],
         held_bytes=float(np.median([answer["held_bytes"] for answer in given])),
         prepare_ms=float(np.median([answer["prepare_ms"] for answer in given])),
-        overlap=float(np.mean(shared)) if shared else float("nan"),
+        overlap=float(np.mean(shared)) if shared else None,
     )
 
 
-def _tables(out: Path, n: int) -> dict[str, str]:
-    """Random tables of both schemes; rows of the int4 one are the int8 one's, rounded further."""
+def _tables(out: Path, n: int, int4: bool) -> dict[str, str]:
+    """Random tables; rows of the int4 one are the int8 one's, rounded further. What is there is not made."""
     from numpy.lib.format import open_memmap
 
     from pocketrec.quantise import GROUP, quantise_rows_int4, quantise_rows_int8
 
+    names = {
+        name: str(out / f"{name}-{n}.npy") for name in ("q", "s", *(("q4", "s4") if int4 else ()), "queries")
+    }
+    if all(Path(name).exists() for name in names.values()):
+        return names
     rng = np.random.default_rng(0)
-    names = {name: str(out / f"{name}-{n}.npy") for name in ("q", "s", "q4", "s4", "queries")}
-    np.save(names["queries"], rng.normal(size=(QUERIES, DIM)).astype(np.float32))
+    queries = rng.normal(size=(QUERIES, DIM)).astype(np.float32)
     q = open_memmap(names["q"], mode="w+", dtype=np.int8, shape=(n, DIM))
     s = open_memmap(names["s"], mode="w+", dtype=np.float32, shape=(n,))
-    q4 = open_memmap(names["q4"], mode="w+", dtype=np.uint8, shape=(n, DIM // 2))
-    s4 = open_memmap(names["s4"], mode="w+", dtype=np.float16, shape=(n, DIM // GROUP))
+    if int4:
+        q4 = open_memmap(names["q4"], mode="w+", dtype=np.uint8, shape=(n, DIM // 2))
+        s4 = open_memmap(names["s4"], mode="w+", dtype=np.float16, shape=(n, DIM // GROUP))
     for start in range(0, n, 1 << 16):
         part = slice(start, min(n, start + (1 << 16)))
         rows = rng.standard_normal((part.stop - start, DIM), dtype=np.float32)
         q[part], s[part] = quantise_rows_int8(rows)
-        q4[part], s4[part] = quantise_rows_int4(rows)
+        if int4:
+            q4[part], s4[part] = quantise_rows_int4(rows)
+    np.save(names["queries"], queries)  # the last: where it is, the tables are whole
     return names
 
 
@@ -150,22 +172,29 @@ def _work(job: dict[str, Any], python: str | None) -> dict[str, Any]:
     return answer
 
 
-def page(found: dict[int, dict[str, Found]], runs: int, command: str) -> str:
-    """The tables of docs/benchmarks/scan.md, in Markdown."""
-    about = machine()
-    lines = [
-        f"{about['processor']}, {about['cores']} cores, one thread; Python {about['python']}; "
-        f"{runs} runs in turns, {QUERIES} queries each, random rows, d = {DIM}. `{command}`.",
-        "",
-    ]
-    for n, ways in found.items():
+def page(kept: dict[int, dict[str, Any]]) -> str:
+    """The tables of docs/benchmarks/scan.md, in Markdown.
+
+    Args:
+        kept: for each size what `keep_found` kept.
+    """
+    lines = []
+    for n, size in sorted(kept.items()):
+        ways = {way: Found(**figures) for way, figures in size["ways"].items()}
         base = float(np.median(ways["read"].ms))
+        about = size["machine"]
         lines += [f"### {n:,} rows", ""]
+        lines += [
+            f"{about['processor']}, {about['cores']} cores, one thread; Python {about['python']}; "
+            f"{size['runs']} runs in turns, {QUERIES} queries each, random rows, d = {DIM}. "
+            f"`{size['command']}`",
+            "",
+        ]
         lines += [f"| {' | '.join(COLUMNS)} |", "|---" * len(COLUMNS) + "|"]
         for way, figure in ways.items():
             ms = float(np.median(figure.ms))
             low, high = min(figure.run_ms), max(figure.run_ms)
-            overlap = "" if np.isnan(figure.overlap) else f"{figure.overlap:.2f}"
+            overlap = "" if figure.overlap is None else f"{figure.overlap:.2f}"
             lines.append(
                 f"| {way} | {ms:.3f} | {low:.3f}–{high:.3f} | {ms / base:.2f} | {ms * 1e6 / n:.2f} "
                 f"| {figure.held_bytes / n:.0f} | {figure.prepare_ms:.0f} | {overlap} |"
@@ -175,11 +204,33 @@ def page(found: dict[int, dict[str, Found]], runs: int, command: str) -> str:
     return "\n".join(lines)
 
 
-def write_between(path: Path, text: str) -> None:
-    """Replace what stands between the two marks of a page."""
-    before, _, rest = path.read_text().partition("<!-- measured -->\n")
-    _, _, after = rest.partition("<!-- end -->")
-    path.write_text(f"{before}<!-- measured -->\n\n{text}\n<!-- end -->{after}")
+def keep_found(
+    file: Path, found: dict[int, dict[str, Found]], runs: int, command: str
+) -> dict[int, dict[str, Any]]:
+    """Add what was found to the file, a JSON object by size, and return all that it holds."""
+    kept = json.loads(file.read_text()) if file.exists() else {}
+    for n, ways in found.items():
+        figures = {way: asdict(figure) for way, figure in ways.items()}
+        kept[str(n)] = {"runs": runs, "command": command, "machine": machine(), "ways": figures}
+    file.write_text(json.dumps(kept))
+    return {int(n): size for n, size in kept.items()}
+
+
+def write_between(path: Path, text: str, what: str = "measured") -> None:
+    """Replace what stands in a page between the mark `<!-- what -->` and the next `<!-- end -->`.
+
+    Raises:
+        DataError: `page-marks`, the page lacks one of them.
+    """
+    before, start, rest = path.read_text().partition(f"<!-- {what} -->\n")
+    _, end, after = rest.partition("<!-- end -->")
+    if not start or not end:
+        raise DataError(
+            f"{path} has no place for what was measured.",
+            code="page-marks",
+            remedy=f"Put a line <!-- {what} --> and a line <!-- end --> where it belongs.",
+        )
+    path.write_text(f"{before}{start}\n{text}\n{end}{after}")
 
 
 def main(
@@ -188,11 +239,19 @@ def main(
     rounds: Annotated[int, typer.Option(help="Rounds over the queries; fewer for large tables.")] = 20,
     out: Annotated[Path, typer.Option(help="Where tables and peers are put.")] = Path("runs/bench-scan"),
     to: Annotated[Path | None, typer.Option("--page", help="Page to write the tables into.")] = None,
-    peers: Annotated[bool, typer.Option(help="faiss and usearch, too.")] = True,
+    without: Annotated[str, typer.Option(help="Ways to leave out, by their first words.")] = "",
+    keep: Annotated[bool, typer.Option(help="Leave the tables for the next time.")] = False,
 ) -> None:
     """Measure the scan beside its peers."""
-    found = scan_bench(out, [int(size) for size in sizes.split(",")], runs, rounds, peers)
-    text = page(found, runs, f'make bench-scan SCAN="--sizes {sizes} --runs {runs}"')
+    left_out = tuple(filter(None, without.split(",")))
+    ways = [way for way in worker.WAYS if way == "read" or not (left_out and way.startswith(left_out))]
+    asked = f"--runs {runs}" + (f" --without {without}" if without else "")
+    kept = {}
+    for size in map(int, sizes.split(",")):
+        found = scan_bench(out, [size], runs, rounds, ways, keep)
+        command = f'make bench-scan SCAN="--sizes {size} {asked}"'
+        kept = keep_found(out / "found.json", found, runs, command)
+    text = page(kept)
     if to is None:
         typer.echo(text)
     else:
