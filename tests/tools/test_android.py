@@ -1,4 +1,4 @@
-"""The Kotlin engine, by Maven, on bundles made here: golden vectors, hostile corpus, its own tests."""
+"""The Kotlin engine, by Maven, on bundles made here: golden vectors, hostile corpus, its own tests, pages."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from android_bundles import EVENTS, write_all
+from android_snippets import write_snippets
 from pocketrec.events import Event
 from pocketrec.history import History
 from pocketrec.history_schema import MIGRATIONS
@@ -23,9 +24,11 @@ SCHEMA = sorted(sql for statements in MIGRATIONS for sql in statements if sql.st
 def test_kotlin_gives_the_answers_that_bundles_ask_for(tmp_path: Path) -> None:
     mvn = require_tool("mvn", "apt-get install maven openjdk-17-jdk-headless")
     write_all(tmp_path / "bundles")
+    assert write_snippets(tmp_path / "snippets") >= 3
     command = [
         str(mvn), "--batch-mode", "-Dstyle.color=never", "-Dkotlin.compiler.daemon=false",
-        f"-Dpocketrec.bundles={tmp_path / 'bundles'}", "test",
+        f"-Dpocketrec.bundles={tmp_path / 'bundles'}", "-Psnippets",
+        f"-Dpocketrec.snippets={tmp_path / 'snippets'}", "test",
     ]  # fmt: skip
     environment = {**os.environ, "MAVEN_OPTS": "-Xmx1g"}
     ran = subprocess.run(
