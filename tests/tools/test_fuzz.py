@@ -16,7 +16,7 @@ from pocketrec import bundle as bundle_module
 from pocketrec import signing
 from pocketrec.safetensors_map import map_tensors
 from pocketrec_tools import fuzz_pool
-from pocketrec_tools.fuzz import MARK, main, marks, part, replay, write_part
+from pocketrec_tools.fuzz import MARK, document, main, marks, part, replay, write_part
 from pocketrec_tools.fuzz_mutate import mutate_json, mutate_tensors, read_fields, write_fields
 from pocketrec_tools.fuzz_pool import Result, judge_one, run_pool
 from pocketrec_tools.fuzz_targets import Targets
@@ -98,22 +98,25 @@ def test_it_ends_when_it_is_told_to() -> None:
 
 
 def test_the_command_and_its_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    page = tmp_path / "fuzz.md"
-    page.write_text(f"# Before\n{START}\nold\n{END}\nafter\n")
-    with pytest.raises(SystemExit) as ended:
-        main(["--runs", "30", "--seed", "5", "--processes", "1", "--page", str(page)])
-    assert not ended.value.code
-    assert json.loads(capsys.readouterr().out)["inputs"] == 30
+    page, records = tmp_path / "fuzz.md", [tmp_path / "one.json", tmp_path / "two.json"]
+    page.write_text(f"# Before\n{START}\nstale\n{END}\nafter\n")
+    for seed, record in enumerate(records):
+        with pytest.raises(SystemExit) as ended:
+            main(["--runs", "30", "--seed", str(seed), "--processes", "1", "--record", str(record)])
+        assert not ended.value.code
+        assert json.loads(capsys.readouterr().out)["inputs"] == 30
+    main(["--page", str(page), "--records", *map(str, records)])
     text = page.read_text()
     assert text.startswith("# Before\n")
     assert text.endswith("\nafter\n")
-    assert "**30 inputs, no law was broken**" in text
-    assert "old" not in text
+    assert "**60 inputs, no law was broken.**" in text
+    assert "`--seed 1 --runs 30` | 30 |" in text
+    assert "stale" not in text
 
 
 def test_a_broken_law_is_on_the_page() -> None:
     result = Result(findings={3: "it died"}, finished=9)
-    assert "9 inputs, 1 broke a law" in part(result, 9, 0, 1, 1.0)
+    assert "9 inputs, 1 broke a law" in part([document(result, 0, 9, 1.0)])
 
 
 def test_a_page_keeps_what_stands_around(tmp_path: Path) -> None:
@@ -152,6 +155,16 @@ def test_mutations_of_tensors_reach_behind_the_header(number: int) -> None:
         except Exception:  # refusals are what the fuzzer looks at
             continue
     assert sound
+
+
+@given(st.integers(0, 10**9))
+def test_a_mutation_leaves_nothing_behind(number: int) -> None:
+    """What one input was made from is not what the next one is made from."""
+    raw = b'{"a": [1, {"b": null}], "c": "text", "d": {}}'
+    first = mutate_json(raw, random.Random(number))
+    for other in range(40):
+        mutate_json(raw, random.Random(other))
+    assert mutate_json(raw, random.Random(number)) == first
 
 
 @given(st.integers(0, 10**9))

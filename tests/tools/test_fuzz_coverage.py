@@ -56,8 +56,9 @@ def test_a_short_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert list((corpus / "graph").iterdir())  # to go on from
 
 
-def test_a_parser_that_breaks_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_parser_that_breaks_is_reported(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     _atheris()
+    monkeypatch.chdir(tmp_path)
     real = subprocess.run
 
     def planted(command: list[str], **settings: object) -> object:
@@ -72,6 +73,7 @@ def test_a_parser_that_breaks_is_reported(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(subprocess, "run", planted)
     (found,) = cover_all(["golden"], 500, 1, None)
     assert "BundleError" in found.failure
+    assert list((tmp_path / "runs" / "fuzz").iterdir())  # the input, to look at
 
 
 def test_an_unknown_parser_is_refused() -> None:

@@ -1,12 +1,12 @@
 """The parsers under a fuzzer that follows coverage: atheris, libFuzzer for Python (the `fuzz` extra).
 
-    python -m pocketrec_tools.fuzz_coverage [--only graph,delta] [--runs 20000] [--seed 1] [--corpus DIR]
-        [--page docs/benchmarks/fuzz.md]
+    python -m pocketrec_tools.fuzz_coverage [--only graph,delta] [--runs 20000] [--seconds 0] [--seed 1]
+        [--processes 1] [--corpus DIR] [--page docs/benchmarks/fuzz.md]
 
 For each parser a process of its own (`fuzz_coverage_child`), whose `pocketrec` is instrumented as it is
 imported. It starts from the sound inputs, and keeps what reaches new branches: in `--corpus`, to go on from
 the next time. An input on which a parser raises anything but our errors, breaks a law, takes too long or too
-much memory ends it, and stays beside the corpus.
+much memory ends it, and stays in `runs/fuzz`.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -27,12 +28,16 @@ from pocketrec_tools.fuzz import commit, write_part
 from pocketrec_tools.fuzz_world import World, make_world
 
 MARK = "pocketrec_tools.fuzz_coverage"
+BROKEN = Path("runs/fuzz")
+"""Where inputs that break a law stay."""
+
 _COVERED = re.compile(rb"#(\d+)\s+\w+\s+cov: (\d+) ft: (\d+) corp: (\d+)/")
 _STAT = re.compile(rb"stat::(\w+):\s+(\d+)")
 _LINE = "| {target} | {inputs:,} | {covered_first} | {covered} | {corpus} | {peak} |"
 
 _PART = """\
-`make fuzz-coverage FUZZ="--runs {runs} --seed {seed}"`, commit {commit}: {verdict}.
+`make fuzz-coverage FUZZ="--runs {runs} --seconds {seconds} --seed {seed}"`, commit {commit}:
+**{inputs:,} inputs, {verdict}.**
 
 | parser | inputs | branches from the seeds | branches in the end | kept inputs | peak MiB |
 |---|---|---|---|---|---|
@@ -85,19 +90,24 @@ def words(samples: Sequence[bytes]) -> list[bytes]:
     ]
 
 
-def cover(target: str, runs: int, seed: int, folder: Path, corpus: Path, samples: Sequence[bytes]) -> Covered:
-    """Run one parser's child; `folder` holds the world's files for it."""
+def cover(
+    target: str, options: Sequence[str], folder: Path, corpus: Path, samples: Sequence[bytes]
+) -> Covered:
+    """Run one parser's child with these options of libFuzzer; `folder` holds the world's files for it."""
     given = folder / "seeds" / target.replace(" ", "-")
     given.mkdir(parents=True)
     corpus.mkdir(parents=True, exist_ok=True)
+    broken = BROKEN.absolute()
+    broken.mkdir(parents=True, exist_ok=True)
     for number, sample in enumerate(samples):
         (given / f"sound-{number}").write_bytes(sample)
     quoted = [word.strip(b'"') for word in words(samples)]
-    (folder / "words").write_bytes(b"".join(b'"' + word + b'"\n' for word in quoted))
+    dictionary = given.with_suffix(".words")
+    dictionary.write_bytes(b"".join(b'"' + word + b'"\n' for word in quoted))
     command = [
         sys.executable, "-m", "pocketrec_tools.fuzz_coverage_child", target, str(folder),
-        f"-runs={runs}", f"-seed={seed}", "-max_len=65536", "-len_control=0", "-timeout=20",
-        f"-dict={folder / 'words'}", f"-artifact_prefix={corpus.parent}/broken-{corpus.name}-",
+        *options, "-max_len=65536", "-len_control=0", "-timeout=120",
+        f"-dict={dictionary}", f"-artifact_prefix={broken}/{given.name}-",
         "-print_final_stats=1", str(corpus), str(given),
     ]  # fmt: skip
     done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False)
@@ -112,8 +122,14 @@ def cover(target: str, runs: int, seed: int, folder: Path, corpus: Path, samples
     return found
 
 
-def cover_all(only: Sequence[str], runs: int, seed: int, corpus: Path | None) -> list[Covered]:
-    """Every parser, or those named, one after the other.
+def cover_all(
+    only: Sequence[str], runs: int, seed: int, corpus: Path | None, *, seconds: int = 0, processes: int = 1
+) -> list[Covered]:
+    """Every parser, or those named, `processes` at a time.
+
+    Args:
+        runs: inputs for each; -1 sets no end.
+        seconds: for each; 0 sets no end.
 
     Raises:
         PocketrecError: `package-missing`, `argument-invalid`.
@@ -141,25 +157,42 @@ def cover_all(only: Sequence[str], runs: int, seed: int, corpus: Path | None) ->
                 remedy=f"Choose of {', '.join(samples)}.",
             )
         root = folder / "corpus" if corpus is None else corpus
-        return [
-            cover(target, runs, seed, folder, root.absolute() / target.replace(" ", "-"), raw)
-            for target, raw in samples.items()
-            if not only or target in only
-        ]
+        options = [f"-runs={runs}", f"-seed={seed}", f"-max_total_time={seconds}"]
+        wanted = [target for target in samples if not only or target in only]
+        with ThreadPoolExecutor(max_workers=processes) as threads:
+            started = [
+                threads.submit(
+                    cover,
+                    target,
+                    options,
+                    folder,
+                    root.absolute() / target.replace(" ", "-"),
+                    samples[target],
+                )
+                for target in wanted
+            ]
+            return [one.result() for one in started]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command; status 1 when a law is broken."""
     parser = argparse.ArgumentParser(description="the parsers under atheris")
     parser.add_argument("--only", default="", help="names of parsers, with commas")
-    parser.add_argument("--runs", type=int, default=20_000, help="inputs for each")
+    parser.add_argument("--runs", type=int, default=20_000, help="inputs for each; -1: no end")
+    parser.add_argument("--seconds", type=int, default=0, help="for each; 0: no end")
+    parser.add_argument("--processes", type=int, default=1, help="parsers at a time")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--corpus", type=Path, help="go on from what is here, and keep what is found")
     parser.add_argument("--page", type=Path, help="write the table between the marks of this page")
     given = parser.parse_args(arguments)
     try:
         found = cover_all(
-            [name for name in given.only.split(",") if name], given.runs, given.seed, given.corpus
+            [name for name in given.only.split(",") if name],
+            given.runs,
+            given.seed,
+            given.corpus,
+            seconds=given.seconds,
+            processes=given.processes,
         )
     except PocketrecError as error:
         sys.stderr.write(f"error: {error}\n")
@@ -171,6 +204,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if given.page is not None:
         made = _PART.format(
             runs=given.runs,
+            seconds=given.seconds,
+            inputs=sum(one.inputs for one in found),
             seed=given.seed,
             commit=commit(),
             verdict=f"{len(broken)} parsers broke a law" if broken else "no law was broken",

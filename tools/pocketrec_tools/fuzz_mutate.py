@@ -12,6 +12,7 @@ import random
 import re
 import struct
 from collections.abc import Callable
+from copy import deepcopy
 from typing import Any
 
 Mutator = Callable[[bytes, random.Random], bytes]
@@ -79,7 +80,7 @@ def _edit_json(whole: list[Any], chance: random.Random) -> None:
     holder, key = chance.choice(places)
     match chance.randrange(7):
         case 0 | 1 | 2:
-            holder[key] = chance.choice(_VALUES)
+            holder[key] = deepcopy(chance.choice(_VALUES))
         case 3 if holder is not whole:
             del holder[key]
         case 4:

@@ -82,7 +82,7 @@ def run_pool(
     processes: int,
     *,
     seconds: float | None = None,
-    stop: Callable[[], bool] = lambda: False,
+    stop: Callable[[Result], bool] = lambda result: False,
     judge: Judge | None = None,
 ) -> Result:
     """Judge the inputs 0 … `runs` − 1 of `seed`.
@@ -90,7 +90,7 @@ def run_pool(
     Args:
         processes: children at a time.
         seconds: end after so long, wherever it is by then.
-        stop: asked about once a second; True ends the run.
+        stop: called with what was found so far, once a second and oftener; True ends the run.
         judge: for tests.
     """
     result = Result()
@@ -114,7 +114,7 @@ def run_pool(
                 if child.following < runs:
                     _start(selector, root, world, result, seed, child.following, processes, runs, how)
             late = seconds is not None and time.monotonic() - begun > seconds
-            over = late or len(result.findings) >= _MOST_FINDINGS or stop()
+            over = late or len(result.findings) >= _MOST_FINDINGS or stop(result)
             for key in list(selector.get_map().values()):
                 if over:
                     os.kill(key.data.pid, signal.SIGKILL)
