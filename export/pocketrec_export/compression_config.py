@@ -19,7 +19,7 @@ class CompressionConfig(Section):
         3, ge=0, description="passes in which the narrow student learns from the wide one"
     )
     width_prefixes: int = Field(
-        100_000, ge=1, description="beginnings of training histories in such a pass, at most"
+        60_000, ge=1, description="beginnings of training histories in such a pass, at most"
     )
     width_rate: float = Field(1e-3, gt=0, description="learning rate of it, falling to 0")
     kept: float = Field(

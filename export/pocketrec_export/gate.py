@@ -67,7 +67,8 @@ class BudgetError(PocketrecError):
         self.attempts = tuple(attempts)
         super().__init__(
             f"no bundle that was tried keeps to the budget ({budget}):\n{attempts_table(attempts)}\n",
-            remedy="Allow more, or choose another --precision (search finds mixes), --low-rank or --size.",
+            remedy="Allow more, or choose another --precision (search finds mixes), --width, --low-rank or "
+            "--size.",
         )
 
 

@@ -194,6 +194,7 @@ def test_the_command_line(world: World, shop: Path, tmp_path: Path, capsys: Any)
         (["--precision", "search"], "--max-bytes"),
         (["--low-rank", "0"], "kept"),
         (["--low-rank", "0.5"], "--data"),
+        (["--width", "64"], "--data"),
         (["--max-ndcg-loss", "0.1"], "--data"),
         (["--max-ndcg-loss", "5"], "max-ndcg-loss"),
         (["--max-bytes", "0"], "max-bytes"),
