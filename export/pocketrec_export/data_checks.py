@@ -171,12 +171,13 @@ def short_users(table: Table, user_ids: pl.Series, lengths: NDArray[np.integer])
     """Users with too few events for a history and a target."""
     notes = []
     for length, kind, use in (
-        (1, "one-event-user", "they count for popularity and are not evaluated"),
-        (2, "two-event-user", "they are in the test split only"),
+        (1, "one-event-user", "counted for popularity, not evaluated"),
+        (2, "two-event-user", "in the test split only"),
     ):
         users = np.flatnonzero(lengths == length)
         if len(users):
-            message = f"{len(users):,} users have {length} event{'s' * (length > 1)}; {use}"
+            who = "1 user has" if len(users) == 1 else f"{len(users):,} users have"
+            message = f"{who} {length} event{'s' * (length > 1)}; {use}"
             values = sample(user_ids.gather(users[:5]).to_list())
             notes.append(DataWarning(kind, table.name, len(users), message, "", "user_id", values=values))
     return notes
@@ -187,7 +188,8 @@ def cold_items(file: str, item_ids: pl.Series, seen: NDArray[np.integer]) -> lis
     cold = np.flatnonzero(seen == 0)
     if not len(cold):
         return []
-    message = f"{len(cold):,} items have no interaction and are ranked by their text alone"
+    what = "1 item has" if len(cold) == 1 else f"{len(cold):,} items have"
+    message = f"{what} no interaction: ranked by text alone"
     values = sample(item_ids.gather(cold[:5]).to_list())
     return [DataWarning("cold-item", file, len(cold), message, "", "item_id", values=values)]
 

@@ -38,6 +38,9 @@ class Agreement:
     exact: float
     """Share of the samples within 1e-5: those where no integer differs."""
 
+    def __str__(self) -> str:
+        return f"to {self.median:.0e} of the query's length, {self.worst:.0e} at worst"
+
 
 FLOAT_TOLERANCE = 1e-4
 # For two layers. Integers that differ add up over the layers like the steps of a random walk. Measured with

@@ -105,7 +105,10 @@ def _ensemble(stages: Stages, wanted: tuple[str, ...], share: float) -> tuple[Te
     ]
     for member in members:
         log.info(
-            "%s: weight %.3f, NDCG@10 %.4f", member["name"], member["weight"], member["fitted"]["ndcg@10"]
+            "ensemble: %s has weight %.3f, alone NDCG@10 %.4f",
+            member["name"],
+            member["weight"],
+            member["fitted"]["ndcg@10"],
         )
     key = stage_key(
         "ensemble", stages.data_key, stages.config.training.key(), stages.config.teacher.key(), members

@@ -116,11 +116,12 @@ class DemoReport:
         """What a reader of the table has to know besides it."""
         fewer = [row for row in self.rows if row.users < self.rows[0].users]
         yield (
-            f"Test targets of {self.rows[0].users} users: each one's last event, never trained on. All "
-            f"{self.items} products are ranked, seen ones filtered, ties count against. One thread, medians."
+            f"Test targets of {self.rows[0].users:,} users: each one's last event, never trained on. "
+            f"All {self.items:,} products are ranked, seen ones filtered, ties count against. One thread, "
+            "medians."
         )
         for row in fewer:
-            yield f"{row.name}: a sample of {row.users} users, as this engine is slow on purpose."
+            yield f"{row.name}: a sample of {row.users:,} users, as this engine is slow on purpose."
         yield (
             f"size: everything a device needs to rank; with the graphs of all engines the bundle has "
             f"{human_bytes(self.bundle_bytes)}."

@@ -185,4 +185,7 @@ def _timing(timing: dict[str, Any]) -> Iterator[str]:
             f"Arm {arm['name']}: {arm['list_ms']['median']:.2f} ms a list here (95 % below "
             f"{arm['list_ms']['p95']:.2f}), {arm['record_ms']['median']:.2f} ms a record."
         )
-    yield f"{timing['seconds']:.0f} s in all, {timing['runtime_seconds']:.0f} s of them in the runtime."
+    yield (
+        f"{timing['seconds']:.0f} s by the clock; {timing['runtime_seconds']:.0f} s in the runtime, all "
+        "processes and earlier tries of this run together."
+    )
