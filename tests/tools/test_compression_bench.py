@@ -11,9 +11,11 @@ import pytest
 from pocketrec_export.build import build
 from pocketrec_export.config import BuildConfig
 from pocketrec_export.options import ExportOptions
+from pocketrec_tools.batched_ranks import ranks_of
 from pocketrec_tools.compression_bench import ARMS, KEPT, run
 from pocketrec_tools.compression_page import write_page
 from pocketrec_tools.demo_data import make_demo_data
+from pocketrec_tools.evaluate import evaluate
 
 QUICK = {
     "student": {"size": "tiny", "length": 8, "dropout": 0.1},
@@ -62,3 +64,37 @@ def test_all_arms_are_measured_and_the_page_has_them(student: tuple[Path, Path],
         assert page.count(f"\n| {arm} |") == 2, "sizes, then times"
     assert "## shop" in page
     assert page.count("plain SVD") == len(KEPT)
+
+
+def test_many_users_at_once_rank_as_the_runtime_does(student: tuple[Path, Path], tmp_path: Path) -> None:
+    """With what the app shows alone, a narrow arm, and no times."""
+    arms = ["fp32", "int8", "half as wide + int4", "low rank 0.5 + int8"]
+    found = run(
+        *student,
+        tmp_path,
+        "shop",
+        users=1000,
+        runs=0,
+        arms=arms,
+        seed=1,
+        engines=("numpy",),
+        display=["title"],
+        batched=True,
+        swept=False,
+    )
+    assert "sweep" not in found
+    sizes = {name: arm["bytes"]["total"] for name, arm in found["arms"].items()}
+    assert sizes["fp32"] > sizes["int8"] > sizes["half as wide + int4"]
+    for name in arms:
+        bundle = tmp_path / "shop" / found["arms"][name]["bundle"]
+        report = evaluate(bundle, student[1], engine="numpy", progress=False)
+        ranks = ranks_of(bundle, student[1], None, 0)
+        assert len(ranks) == report.users > 100
+        # One user in fifty may change places with a neighbour: an activation on a rounding border.
+        assert np.mean(ranks != report.ranks) <= (0.0 if name == "fp32" else 0.02)
+        assert np.abs(ranks - report.ranks).max() <= 2
+    write_page(tmp_path / "page.md", tmp_path)
+    page = (tmp_path / "page.md").read_text()
+    assert "display columns: title" in page
+    assert "by torch, many users at once" in page
+    assert "| half as wide + int4 |" in page

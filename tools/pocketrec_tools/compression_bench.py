@@ -14,22 +14,25 @@ import json
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 import typer
 
 from pocketrec.bundle import Bundle
 from pocketrec.output import note, show_progress
-from pocketrec_export.checkpoint import Checkpoint, load_checkpoint
+from pocketrec.quantise import GROUP
+from pocketrec_export.checkpoint import load_checkpoint, store_checkpoint
 from pocketrec_export.compression_config import CompressionConfig
 from pocketrec_export.data import load_dataset
 from pocketrec_export.exporting import export_checkpoint
 from pocketrec_export.lowrank import compress
 from pocketrec_export.metrics import ndcg_gains, paired_bootstrap
+from pocketrec_export.narrowing import narrow
 from pocketrec_export.options import SEARCH, TARGETS, Budget, ExportOptions
 from pocketrec_export.precision import fp32
 from pocketrec_export.precision_quality import Judge
+from pocketrec_tools.batched_ranks import ranks_of
 from pocketrec_tools.bench import part_sizes
 from pocketrec_tools.bench_report import Figure, ListFigure
 from pocketrec_tools.compression_page import write_page
@@ -41,16 +44,35 @@ from pocketrec_tools.quality_records import stamp, write_json
 ENGINES = ("onnxruntime", "executorch")
 LISTS = 100
 KEPT = (0.7, 0.5, 0.35, 0.25)
-# Label -> precision, kept part of the linears, passes of finishing. The first is what the others are held to.
-ARMS: dict[str, tuple[str, float, int]] = {
-    "fp32": ("fp32", 1.0, 0),
-    "int8": ("int8", 1.0, 0),
-    "mixed": ("mixed", 1.0, 0),
-    "int4": ("int4", 1.0, 0),
-    "low rank 0.5 + int8": ("int8", 0.5, 0),
-    "search": (SEARCH, 1.0, 0),
-    "int4, finished": ("int4", 1.0, 1),
+
+
+class Arm(NamedTuple):
+    """One way to make the bundle: `--precision`, `--low-rank`, passes of finishing, and the part of the
+    student's width that is kept, in steps of 32."""
+
+    precision: str
+    kept: float = 1.0
+    finish: int = 0
+    width: float = 1.0
+
+
+# The first is what the others are held to.
+ARMS: dict[str, Arm] = {
+    "fp32": Arm("fp32"),
+    "int8": Arm("int8"),
+    "mixed": Arm("mixed"),
+    "int4": Arm("int4"),
+    "low rank 0.5 + int8": Arm("int8", kept=0.5),
+    "search": Arm(SEARCH),
+    "int4, finished": Arm("int4", finish=1),
+    "five eighths as wide + int4": Arm("int4", width=0.625),
+    "half as wide + int8": Arm("int8", width=0.5),
+    "half as wide + int4": Arm("int4", width=0.5),
+    "half as wide + int4, finished": Arm("int4", width=0.5, finish=1),
 }
+MOST_VALIDATION = 1000
+"""Validation users: a runtime ranks them one by one for every arm."""
+
 SEARCH_LOSS = 0.002
 """What the search may lose on validation: the smallest mix within it."""
 
@@ -66,22 +88,29 @@ def run(
     arms: list[str],
     seed: int,
     engines: Sequence[str] = ENGINES,
+    display: Sequence[str] | None = None,
+    batched: bool = False,
+    swept: bool = True,
     remark: str = "",
 ) -> dict[str, Any]:
     """Measure one student; what is returned is also in `out/NAME.json`.
 
     Args:
-        users: test users, drawn by the seed; validation users of sweep and search are a fifth of them.
+        users: test users, drawn by the seed; validation users of sweep and search are a fifth of them, at
+            most `MOST_VALIDATION`.
         runs: processes for each arm and engine.
         arms: keys of ARMS, "fp32" first.
         engines: who runs the bundles; graphs are written for them alone. The first one ranks the test users
             (that others give the same lists is measured elsewhere), all of them are timed.
+        display: columns of the catalogue that the bundles carry; None takes all.
+        batched: rank test users by `batched_ranks` and not by an engine.
+        swept: low rank at several kept fractions too.
         remark: what a reader has to know of student and machine.
     """
     work = out / name
     work.mkdir(parents=True, exist_ok=True)
     loaded = load_checkpoint(checkpoint)
-    judge = Judge(loaded, load_dataset(data_dir), max(users // 5, 100), seed)
+    judge = Judge(loaded, load_dataset(data_dir), min(max(users // 5, 100), MOST_VALIDATION), seed)
     found: dict[str, Any] = {
         "name": name,
         **stamp(),
@@ -92,11 +121,13 @@ def run(
         "items": len(loaded.item_ids),
         "dim": int(loaded.item_rows.shape[1]),
         "validation_users": len(judge.user_rows),
+        "display": None if display is None else list(display),
+        "batched": batched,
         "arms": {},
     }
     for arm in arms:
         note(f"{name}: {arm}")
-        make = partial(quality, arm, loaded, judge, data_dir, work, users, seed, engines)
+        make = partial(quality, arm, judge, data_dir, work, users, seed, engines, display, batched)
         found["arms"][arm] = _kept(work / f"{arm}.json", make)
     whole = ndcg_gains(np.array(found["arms"][arms[0]]["ranks"]))
     for arm in found["arms"].values():
@@ -106,9 +137,11 @@ def run(
         arm["change"] = [change.mean, change.low, change.high]
     # The file is written after each part: the page may be made of what is there.
     write_json(out / f"{name}.json", found)
-    found["sweep"] = _kept(work / "sweep.json", partial(sweep, judge))
-    write_json(out / f"{name}.json", found)
-    for arm, times in _timed(arms, data_dir, work, runs, seed, engines).items():
+    if swept:
+        found["sweep"] = _kept(work / "sweep.json", partial(sweep, judge))
+        write_json(out / f"{name}.json", found)
+    timed = {} if not runs else _timed(arms, data_dir, work, runs, seed, engines)
+    for arm, times in timed.items():
         found["arms"][arm] |= {"times": times}
     write_json(out / f"{name}.json", found)
     return found
@@ -147,41 +180,59 @@ def sweep(judge: Judge) -> list[dict[str, Any]]:
 
 def quality(
     arm: str,
-    loaded: Checkpoint,
     judge: Judge,
     data_dir: Path,
     work: Path,
     users: int,
     seed: int,
     engines: Sequence[str],
+    display: Sequence[str] | None,
+    batched: bool,
 ) -> dict[str, Any]:
-    """Export one arm and rank test users with the first engine: sizes, and ranks."""
-    precision, kept, passes = ARMS[arm]
-    budget = Budget(max_ndcg_loss=SEARCH_LOSS) if precision == SEARCH else Budget()
+    """Export one arm and rank test users with the first engine, or `batched`: sizes, and ranks."""
+    way = ARMS[arm]
+    judge = _as_wide(way, judge, work)
+    budget = Budget(max_ndcg_loss=SEARCH_LOSS) if way.precision == SEARCH else Budget()
     bundle = work / arm.replace(" ", "-").replace(",", "")
     if not bundle.exists():  # it appears whole or not at all
         export_checkpoint(
-            loaded,
+            judge.checkpoint,
             bundle,
             ExportOptions(
                 targets=tuple(target for target, (engine, _) in TARGETS.items() if engine in engines),
-                precision=precision,
+                precision=way.precision,
                 budget=budget,
+                display=display,
             ),
-            settings=CompressionConfig(kept=kept, finish_epochs=passes),
+            settings=CompressionConfig(kept=way.kept, finish_epochs=way.finish),
             judge=judge,
         )
     with Bundle.open(bundle) as opened:
         sizes = part_sizes(opened)
         compression = opened.manifest.figures["compression"]
-    report = evaluate(bundle, data_dir, users=users, engine=engines[0], seed=seed, progress=False)
+    if batched:
+        ranks = ranks_of(bundle, data_dir, users, seed)
+    else:
+        report = evaluate(bundle, data_dir, users=users, engine=engines[0], seed=seed, progress=False)
+        ranks = report.ranks
     return {
         "bundle": bundle.name,
         "bytes": sizes,
-        "ranks": report.ranks.tolist(),
+        "ranks": ranks.tolist(),
         "schemes": compression.get("schemes", {}),
         "path": compression["path"],
     }
+
+
+def _as_wide(way: Arm, judge: Judge, work: Path) -> Judge:
+    """A judge of the student as wide as the arm has it, made once for all arms."""
+    if way.width == 1:
+        return judge
+    width = max(int(way.width * judge.checkpoint.item_rows.shape[1]) // GROUP, 1) * GROUP
+    directory = work / f"student-{width}"
+    if not directory.exists():
+        store_checkpoint(directory, narrow(judge, CompressionConfig(width=width)).checkpoint)
+    return judge.of(load_checkpoint(directory))
 
 
 def _timed(
@@ -228,9 +279,12 @@ def main(
     out: Annotated[Path, typer.Option(help="Bundles and figures.")] = Path("runs/compression"),
     page: Annotated[Path | None, typer.Option(help="The page, made from all figures in --out.")] = None,
     users: Annotated[int, typer.Option(min=10, help="Test users, drawn by the seed.")] = 5000,
-    runs: Annotated[int, typer.Option(min=1, help="Processes for each arm and engine.")] = 3,
+    runs: Annotated[int, typer.Option(min=0, help="Processes for each arm and engine; 0: no times.")] = 3,
     arms: Annotated[str, typer.Option(help="Some of them, separated by |.")] = "|".join(ARMS),
     seed: Annotated[int, typer.Option(min=0)] = 0,
+    display: Annotated[str | None, typer.Option(help="Columns that the bundles carry.")] = None,
+    batched: Annotated[bool, typer.Option(help="Rank test users in torch, many at once.")] = False,
+    sweep: Annotated[bool, typer.Option(help="Low rank at several fractions.")] = True,
     remark: Annotated[str, typer.Option("--note", help="A sentence for the page.")] = "",
 ) -> None:
     """Measure the arms of one student, and write the page."""
@@ -245,6 +299,9 @@ def main(
         runs=runs,
         arms=chosen,
         seed=seed,
+        display=None if display is None else [column for column in display.split(",") if column],
+        batched=batched,
+        swept=sweep,
         remark=remark,
     )
     if page is not None:

@@ -13,7 +13,8 @@ HEAD = """\
 What each way to make a trained student smaller costs, by `make bench-compression`;
 [compression](../compression.md) says what they are.
 
-NDCG@10 is that of the bundle as ONNX Runtime runs it, on test users (leave-one-out, full catalogue, seen
+NDCG@10 is that of the bundle as ONNX Runtime runs it (or, where a section says so, as torch computes the same
+arithmetic for many users at once), on test users (leave-one-out, full catalogue, seen
 items filtered, ties against the model); its change is against the fp32 bundle on the same users, with the
 paired 95 % bootstrap interval. Bytes are of the whole bundle with its three copies of the backbone; *on a
 device* counts one copy (the smallest), tables, catalogue, tokenizer and the rest. Processor time and time of
@@ -37,7 +38,8 @@ def _section(found: dict[str, Any]) -> str:
         f"## {found['name']}",
         "",
         f"{found['items']:,} items, width {found['dim']}, {found['users']:,} test users at most, "
-        f"seed {found['seed']}, commit `{found['commit']}`, {machine['processor']}. {found['note']}".rstrip(),
+        f"seed {found['seed']}, commit `{found['commit']}`, {machine['processor']}.{_how(found)} "
+        f"{found['note']}".rstrip(),
         "",
     ]
     arms = found["arms"]
@@ -118,6 +120,13 @@ def _section(found: dict[str, Any]) -> str:
             ]
         )
     return "\n".join([*lines, *_table(swept), ""])
+
+
+def _how(found: dict[str, Any]) -> str:
+    """What differs from the head of the page."""
+    display = found.get("display")
+    shown = "" if display is None else f" All bundles carry these display columns: {', '.join(display)}."
+    return shown + (" NDCG@10 by torch, many users at once." if found.get("batched") else "")
 
 
 def _spread(figure: dict[str, float], digits: int) -> str:
