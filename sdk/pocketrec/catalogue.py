@@ -92,6 +92,12 @@ class Catalogue:
         """The entry of a column at `position`; KeyError for a column that the bundle lacks."""
         return self._raw(column, position).decode("utf-8")
 
+    def texts(self, column: str, positions: NDArray[np.integer[Any]]) -> list[str]:
+        """The entries of a column at `positions` [m]; KeyError for a column that the bundle lacks."""
+        data, offsets = self._text[column]
+        starts, ends = offsets[positions].tolist(), offsets[positions + 1].tolist()
+        return [data[a:b].tobytes().decode("utf-8") for a, b in zip(starts, ends, strict=True)]
+
     def with_retired(self, positions: NDArray[np.intp]) -> NDArray[np.intp]:
         """These rising positions and those of retired items, rising, each once."""
         return distinct(np.concatenate([positions, self.retired])) if len(self.retired) else positions

@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pocketrec.bundle import Bundle
+from pocketrec.catalogue import ID_COLUMN
 from pocketrec.engines import Engine, available_engines, load_engine
 from pocketrec.errors import DataError, PocketrecError
 from pocketrec.events import Event, HistoryItem, as_events, check_text, check_time
@@ -221,10 +222,7 @@ class Recommender:
             scale = norms * norms[position]
             scores = np.divide(products, scale, out=np.zeros_like(products), where=scale > 0)
             best = best_allowed(scores, k, self.bundle.catalogue.with_retired(np.array([position])))
-            items = [
-                self._recommendation(p, s) for p, s in zip(best.tolist(), scores[best].tolist(), strict=True)
-            ]
-            return Ranking(items, fallback=False, skipped=0, engine="")
+            return Ranking(self._recommendations(best, scores[best]), fallback=False, skipped=0, engine="")
 
     def scores(self, history: Iterable[HistoryItem], at: int | None = None) -> ScoreVector:
         """Raw scores of the whole catalogue in catalogue order, float32 [n]; nothing is filtered.
@@ -329,10 +327,8 @@ class Recommender:
             return Ranking([], fallback=fallback, skipped=known.skipped, engine="")
         best, scores = self._best(known, request.k, banned, among, stop)
         stop.check()
-        items = [self._recommendation(p, s) for p, s in zip(best.tolist(), scores.tolist(), strict=True)]
-        return Ranking(
-            items, fallback=fallback, skipped=known.skipped, engine="" if fallback else self.engine
-        )
+        items, engine = self._recommendations(best, scores), "" if fallback else self.engine
+        return Ranking(items, fallback=fallback, skipped=known.skipped, engine=engine)
 
     def _known(self, events: list[Event], at: int | None) -> Known:
         if at is not None:
@@ -380,10 +376,15 @@ class Recommender:
         positions = self.bundle.catalogue.positions(list(ids))
         return distinct(positions[positions >= 0])
 
-    def _recommendation(self, position: int, score: float) -> Recommendation:
+    def _recommendations(self, positions: NDArray[np.intp], scores: FloatArray) -> list[Recommendation]:
         catalogue = self.bundle.catalogue
-        display = {column: catalogue.text(column, position) for column in catalogue.columns}
-        return Recommendation(catalogue.item_id(position), score, display.get("title", ""), position, display)
+        texts = {name: catalogue.texts(name, positions) for name in (ID_COLUMN, *catalogue.columns)}
+        found = []
+        for at, (position, score) in enumerate(zip(positions.tolist(), scores.tolist(), strict=True)):
+            display = {name: texts[name][at] for name in catalogue.columns}
+            title = display.get("title", "")
+            found.append(Recommendation(texts[ID_COLUMN][at], score, title, position, display))
+        return found
 
 
 def _load_engine(name: str | None, bundle: Bundle, threads: int) -> Engine:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import random
 import sqlite3
 import statistics
@@ -46,6 +47,7 @@ class Load:
         errors: what did not; the first words of each.
         lost: events that were acknowledged and are not there.
         memory: (seconds, bytes of the process) over time.
+        busy: the system's load average before the start, 0 where it has none.
     """
 
     bundle: str
@@ -57,6 +59,7 @@ class Load:
     errors: list[str] = field(default_factory=list)
     lost: int = 0
     memory: list[tuple[float, int]] = field(default_factory=list)
+    busy: float = 0.0
 
     @property
     def growth(self) -> int:
@@ -124,7 +127,9 @@ class _Worker(threading.Thread):
 
 def load(bundle: str | Path, history: Path, threads: int = 16, seconds: float = 600, seed: int = 0) -> Load:
     """Do it. `history` is a file that does not exist yet."""
-    made = Load(Path(bundle).name, threads, seconds)
+    made = Load(
+        Path(bundle).name, threads, seconds, busy=os.getloadavg()[0] if hasattr(os, "getloadavg") else 0
+    )
     process, start = psutil.Process(), time.monotonic()
     with Recommender.open(bundle, History(history)) as shared:
         workers = [_Worker(number, shared, start + seconds, seed) for number in range(threads)]
@@ -200,7 +205,8 @@ file, the bundle `{bundle}` ({machine}). {verdict}
 | memory, last quarter less second quarter, medians | {growth:+.1f} MB |
 
 Lists and events are made by threads of one process that share the interpreter's lock: the counts say how much
-was tested, not how fast a list is ([timings](README.md)).
+was tested, not how fast a list is ([timings](README.md)). The system's load average before the start was
+{busy:.1f}: where that is more than a few tenths, other work took its share.
 
 | second | memory, MB |
 |---|---|
