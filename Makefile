@@ -12,10 +12,10 @@ export OMP_WAIT_POLICY ?= PASSIVE
 export TOKENIZERS_PARALLELISM ?= false
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint format pytest bench simulate bench-quality bench-scan bench-frontier bench-compression soak load fuzz fuzz-coverage docs lock clean distclean
+.PHONY: help setup demo test lint format pytest bench simulate bench-quality bench-scan bench-frontier bench-compression soak load fuzz test-arm64 fuzz-coverage docs lock clean distclean
 
 help:  ## say what can be made
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: $(STAMP)  ## make .venv with everything in it; UV_TORCH_BACKEND=cpu asks for the small torch
 
@@ -69,6 +69,11 @@ fuzz: setup  ## mutated bundles, deltas and histories against the reader; FUZZ="
 
 fuzz-coverage: setup  ## the parsers under a fuzzer that follows coverage; FUZZ="--runs 100000 --only graph"
 	$(BIN)/python -m pocketrec_tools.fuzz_coverage $(FUZZ)
+
+test-arm64: setup  ## golden vectors on aarch64 under qemu, Python and Kotlin; fetches 100 MB of Debian packages, needs Maven
+	tests/arm64/prepare.sh runs/arm64
+	cd android_demo && mvn -q -B -Dkotlin.compiler.daemon=false test-compile
+	tests/arm64/run.sh runs/arm64
 
 bench-scan: setup  ## the scan beside faiss, usearch and the memory itself, into docs/benchmarks/scan.md; SCAN="--runs 1"
 	$(BIN)/python -m pocketrec_tools.scan_bench --page docs/benchmarks/scan.md $(SCAN)

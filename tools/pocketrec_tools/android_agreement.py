@@ -1,10 +1,11 @@
 """Does the Kotlin engine give the lists that Python gives? Random histories on a real bundle, top 10 each.
 
-    python -m pocketrec_tools.android_agreement BUNDLE [--histories 10000] [--seed 0]
+    python -m pocketrec_tools.android_agreement BUNDLE [--histories 10000] [--seed 0] [--counts]
 
 The `numpy` engine answers here and both Kotlin backbones on the JVM (Maven and JDK 17 must be installed; run
 `mvn test-compile` in android_demo first). Lists are compared by the rule of docs/bundle.md, section 8. Times
-are medians of the last half of the calls, one thread, the two runtimes one after the other.
+are medians of the last half of the calls, one thread, the runtimes one after the other. With `--counts` they
+answer side by side, and no times are told.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -72,16 +74,22 @@ def python_answers(path: Path, engine: str, histories: list[History]) -> list[di
     return answers
 
 
-def kotlin_answers(path: Path, engine: str, histories: list[History]) -> list[dict[str, Any]]:
-    """What Kotlin answers on this machine's JVM."""
+def classpath() -> str:
+    """The engine, its tests and what they need."""
     with tempfile.TemporaryDirectory() as folder:
-        given, out, jars = (Path(folder) / name for name in ("histories", "answers", "classpath"))
-        given.write_text("".join(json.dumps(history) + "\n" for history in histories), "utf-8")
+        jars = Path(folder) / "classpath"
         maven = ["mvn", "-q", "-B", "dependency:build-classpath", f"-Dmdep.outputFile={jars}"]
         subprocess.run(maven, cwd=ENGINE, check=True, stdout=subprocess.DEVNULL)  # it colours even silence
         classes = [str(ENGINE / "target" / name) for name in ("classes", "test-classes")]
-        classpath = os.pathsep.join([*classes, jars.read_text("utf-8").strip()])
-        java = ["java", "-Xmx1g", "-cp", classpath, "pocketrec.AgreementKt"]
+        return os.pathsep.join([*classes, jars.read_text("utf-8").strip()])
+
+
+def kotlin_answers(path: Path, engine: str, histories: list[History], jars: str) -> list[dict[str, Any]]:
+    """What Kotlin answers on this machine's JVM."""
+    with tempfile.TemporaryDirectory() as folder:
+        given, out = (Path(folder) / name for name in ("histories", "answers"))
+        given.write_text("".join(json.dumps(history) + "\n" for history in histories), "utf-8")
+        java = ["java", "-Xmx1g", "-cp", jars, "pocketrec.AgreementKt"]
         subprocess.run([*java, str(path.resolve()), engine, str(given), str(out)], check=True)
         return [json.loads(line) for line in out.read_text("utf-8").splitlines()]
 
@@ -117,16 +125,26 @@ def main() -> None:
     parser.add_argument("bundle", type=Path)
     parser.add_argument("--histories", type=int, default=10_000)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--counts", action="store_true", help="both at once, and no times")
     options = parser.parse_args()
     with Bundle.open(options.bundle) as bundle:
         histories = random_histories(bundle, options.histories, options.seed)
         tolerance = parse_golden(bundle.file_bytes("golden.json")).tolerance
-    want = python_answers(options.bundle, "numpy", histories)
-    report: dict[str, Any] = {"tolerance": tolerance, "python numpy": {"ms": median_ms(want)}}
-    report["python onnxruntime"] = {"ms": median_ms(python_answers(options.bundle, "onnxruntime", histories))}
-    for engine in ("kotlin", "onnxruntime"):
-        got = kotlin_answers(options.bundle, engine, histories)
-        report[f"kotlin {engine}"] = {**compare(want, got, tolerance), "ms": median_ms(got)}
+    jars = classpath()
+    with ThreadPoolExecutor(2 if options.counts else 1) as pool:
+        numpy_ = pool.submit(python_answers, options.bundle, "numpy", histories)
+        others = {
+            engine: pool.submit(kotlin_answers, options.bundle, engine, histories, jars)
+            for engine in ("kotlin", "onnxruntime")
+        }
+        want = numpy_.result()
+        got = {engine: future.result() for engine, future in others.items()}
+    report: dict[str, Any] = {"histories": options.histories, "seed": options.seed, "tolerance": tolerance}
+    report |= {f"kotlin {engine}": compare(want, answers, tolerance) for engine, answers in got.items()}
+    if not options.counts:
+        python_onnx = python_answers(options.bundle, "onnxruntime", histories)
+        report["ms"] = {"python numpy": median_ms(want), "python onnxruntime": median_ms(python_onnx)}
+        report["ms"] |= {f"kotlin {engine}": median_ms(answers) for engine, answers in got.items()}
     sys.stdout.write(json.dumps(report, indent=1) + "\n")
 
 
