@@ -146,7 +146,7 @@ def train(job: dict[str, Any]) -> None:
         "processor_minutes": 0.0,
     }
     state |= json.loads(state_file.read_text()) if last.exists() else {}
-    if state["minutes"] >= job["minutes"] or state.get("stopped") == "patience":
+    if last.exists() and (state["minutes"] >= job["minutes"] or state["stopped"] == "patience"):
         return
     events = pd.read_csv(job["split"]).sort_values(["user", "position"])
     sequences = events[events["part"] == "train"].groupby("user")["item"].agg(list).map(np.array)
