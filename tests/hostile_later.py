@@ -166,3 +166,48 @@ def retired_flags_that_nothing_requires(bundle: Path) -> None:
 @case("tensors-invalid")
 def former_names_that_are_not_there(bundle: Path) -> None:
     edit_manifest(bundle, lambda manifest: manifest.update(requires=["renamed"]))
+
+
+def _tokenizer_case(name: str, **parts: Any) -> None:
+    """A tokenizer with other parts, behind right hashes."""
+    case("tokenizer-invalid", f"tokenizer-{name}", stage="text")(
+        lambda bundle: _edit_json(bundle, "tokenizer.json", lambda tokenizer: tokenizer.update(parts))
+    )
+
+
+def _split(pattern: str) -> dict[str, Any]:
+    return {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False}
+
+
+def _replace(pattern: str, content: str, kind: str = "String") -> dict[str, Any]:
+    return {"type": "Replace", "pattern": {kind: pattern}, "content": content}
+
+
+def _in_turn(*normalizers: Any) -> dict[str, Any]:
+    return {"type": "Sequence", "normalizers": list(normalizers)}
+
+
+_tokenizer_case("that-searches-without-end", pre_tokenizer=_split("(w|w)*$"))
+_tokenizer_case("that-repeats-a-repetition", pre_tokenizer=_split("[a-z]{1,99}{1,99}!"))
+_tokenizer_case("that-refers-back", pre_tokenizer=_split(r"(.*)\1\1!"))
+_tokenizer_case("that-searches-in-its-normalizer", normalizer=_replace("(w+)+!", "", "Regex"))
+_tokenizer_case("of-a-gigabyte-for-a-letter", normalizer=_in_turn(*[_replace("w", "w" * 10)] * 9))
+_tokenizer_case("of-growth-in-sequences", normalizer=_in_turn(*[_in_turn(_replace("w", "w" * 9))] * 9))
+_tokenizer_case("of-growth-by-nothing", normalizer=_replace("", "w" * 100, "Regex"))
+_tokenizer_case("of-parts-without-end", normalizer=_in_turn(*[{"type": "Lowercase"}] * 100_000))
+_tokenizer_case("with-a-part-of-its-own", normalizer={"type": "Precompiled", "precompiled_charsmap": "AAAA"})
+_tokenizer_case("with-a-part-that-is-none", normalizer=[{"type": "Lowercase"}])
+_tokenizer_case(
+    "that-pads",
+    padding={
+        "strategy": {"Fixed": 2**31}, "direction": "Right", "pad_to_multiple_of": None, "pad_id": 0,
+        "pad_type_id": 0, "pad_token": "w1",
+    },
+)  # fmt: skip
+_tokenizer_case(
+    "that-writes-a-text-often",
+    post_processor={
+        "type": "TemplateProcessing", "single": [{"Sequence": {"id": "A", "type_id": 0}}] * 10_000,
+        "pair": [], "special_tokens": {},
+    },
+)  # fmt: skip

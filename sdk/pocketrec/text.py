@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pocketrec.errors import BundleError
+from pocketrec.tokenizer_json import check_tokenizer, refuse
 
 if TYPE_CHECKING:
     from pocketrec.bundle import Bundle
@@ -23,22 +24,13 @@ class TextRows:
     def __init__(self, bundle: Bundle) -> None:
         from tokenizers import Tokenizer
 
-        try:
-            self._tokenizer = Tokenizer.from_buffer(bundle.file_bytes("tokenizer.json"))
-        except Exception as error:  # the library raises plain Exception
-            raise BundleError(
-                f"tokenizer.json cannot be read: {error}.",
-                code="tokenizer-invalid",
-                remedy="Build the bundle again.",
-            ) from None
+        raw = bundle.file_view("tokenizer.json")
+        check_tokenizer(raw)
+        self._tokenizer = _tried("cannot be read", lambda: Tokenizer.from_buffer(bytes(raw)))
         self._words, self._idf = bundle.tables["words"], bundle.idf
         size = self._tokenizer.get_vocab_size()
         if size > self._words.n:
-            raise BundleError(
-                f"tokenizer.json has {size} tokens, the word table {self._words.n} rows.",
-                code="tokenizer-invalid",
-                remedy="Build the bundle again.",
-            )
+            raise refuse(f"has {size} tokens, the word table {self._words.n} rows")
 
     def row(self, text: str) -> NDArray[np.float32]:
         """The text row float32 [d]; zeros when the text holds no token."""
@@ -47,11 +39,7 @@ class TextRows:
             return np.zeros(self._words.d, np.float32)
         tokens, counts = np.unique(np.asarray(ids, np.int64), return_counts=True)
         if tokens[-1] >= self._words.n:
-            raise BundleError(
-                f"tokenizer.json numbers a token {tokens[-1]}, the word table has {self._words.n} rows.",
-                code="tokenizer-invalid",
-                remedy="Build the bundle again.",
-            )
+            raise refuse(f"numbers a token {tokens[-1]}, the word table has {self._words.n} rows")
         weights = (1 + np.log(counts)) * self._idf[tokens]
         norm = np.linalg.norm(weights)
         if norm > 0:
@@ -60,12 +48,17 @@ class TextRows:
         return row
 
     def _ids(self, text: str) -> list[int]:
-        try:
-            ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False).ids
-        except Exception as error:  # such as an unknown token that the vocabulary lacks
-            raise BundleError(
-                f"tokenizer.json cannot encode a text: {error}.",
-                code="tokenizer-invalid",
-                remedy="Build the bundle again.",
-            ) from None
+        ids: list[int] = _tried(
+            "cannot encode a text", lambda: self._tokenizer.encode(text, add_special_tokens=False).ids
+        )
         return ids
+
+
+def _tried(what: str, call: Callable[[], Any]) -> Any:
+    """What the library answers; its errors are bare exceptions, and panics, which are not even that."""
+    try:
+        return call()
+    except BaseException as error:
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
+        raise refuse(f"{what}: {error}") from None

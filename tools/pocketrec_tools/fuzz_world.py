@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,41 @@ from pocketrec_tools.soak_bundle import small_content
 ITEMS = tuple(f"item{number}" for number in range(20))
 HISTORY = ("item3", "item5", "once-7", "nobody-knows-this")
 DIM, LENGTH = 32, 4
+_TOKENIZER: dict[str, Any] = {
+    "version": "1.0",
+    "truncation": None,
+    "padding": None,
+    "added_tokens": [],
+    "normalizer": {
+        "type": "Sequence",
+        "normalizers": [
+            {"type": "NFKD"},
+            {"type": "StripAccents"},
+            {"type": "Lowercase"},
+            {"type": "Replace", "pattern": {"String": "ß"}, "content": "ss"},
+        ],
+    },
+    "pre_tokenizer": {
+        "type": "Sequence",
+        "pretokenizers": [
+            {
+                "type": "Split",
+                "pattern": {"Regex": "\\w+|[^\\w\\s]+"},
+                "behavior": "Isolated",
+                "invert": False,
+            },
+            {"type": "Digits", "individual_digits": False},
+        ],
+    },
+    "post_processor": None,
+    "decoder": None,
+    "model": {
+        "type": "BPE",
+        "unk_token": "w0",
+        "vocab": {"w0": 0, "w": 1, "1": 2, "w1": 3},
+        "merges": [["w", "1"]],
+    },
+}
 
 
 @dataclass(frozen=True)
@@ -54,8 +91,6 @@ def make_world(root: Path) -> World:
     with History(root / "me.db") as history:
         history.record_many([(item, "", 1_700_000_000 + at) for at, item in enumerate(ITEMS)])
         history.export(root / "lines")
-    import zipfile
-
     with zipfile.ZipFile(delta) as archive:
         files = {name: archive.read(name) for name in archive.namelist()}
     return World(
@@ -79,6 +114,7 @@ def _content() -> BundleContent:
         display={"title": [f"Titel {n} é" for n in range(len(ITEMS))]},
         retired=["item9"],
         renamed={"once-7": "item7", "once-8": "item8"},
+        tokenizer=json.dumps(_TOKENIZER).encode(),
         onnx=small_graph(),
         engines={"onnxruntime": {"min_version": "1.20"}},
     )
