@@ -21,7 +21,7 @@ class CompressionConfig(Section):
     width_prefixes: int = Field(
         60_000, ge=1, description="beginnings of training histories in such a pass, at most"
     )
-    width_rate: float = Field(1e-3, gt=0, description="learning rate of it, falling to 0")
+    width_rate: float = Field(3e-4, gt=0, description="learning rate of it, falling to 0")
     kept: float = Field(
         1.0,
         gt=0,

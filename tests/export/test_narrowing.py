@@ -92,7 +92,7 @@ def test_teaching_brings_back_what_the_cut_took(judge: Judge) -> None:
     axes = principal_axes(judge.checkpoint.item_rows, judge.reference.numpy(), WIDTH)
     bare = judge.of(cut(judge.checkpoint, axes))
     before = bare.judge(bare.float_backbone, fp32, bare.checkpoint.item_rows).divergence
-    taught = narrow(judge, CompressionConfig(width=WIDTH, width_epochs=3))
+    taught = narrow(judge, CompressionConfig(width=WIDTH, width_epochs=3, width_rate=1e-3))
     rows = taught.checkpoint.item_rows
     after = taught.judge(taught.float_backbone, fp32, rows).divergence
     assert 0 < after < 0.7 * before

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
 
 from pocketrec.errors import BundleError, PocketrecError
 from pocketrec_export.backbone import Backbone, backbone_tensors
-from pocketrec_export.precision import fp32, int8
+from pocketrec_export.precision import fp32, int4, int8
 from pocketrec_export.target_onnx import operators_onnx, to_onnx
 from pocketrec_export.targets import check_artifact, export_target, random_samples
+from support import require_package
 from tiny_backbone import LENGTH, history, random_backbone, tiny_shape
 
 
@@ -73,6 +76,18 @@ def test_export_gives_the_bytes_and_how_well_they_agree() -> None:
     with pytest.raises(PocketrecError, match=r"coreml.*onnx, executorch") as error:
         export_target("coreml", backbone, int8)
     assert error.value.code == "target-unknown"
+
+
+@pytest.mark.parametrize("target", ["onnx", "executorch"])
+def test_heads_may_be_wider_than_the_rows(target: str) -> None:
+    """As in a student that was cut to fewer numbers in each row."""
+    if target == "executorch":
+        require_package("executorch")
+    shape = dataclasses.replace(tiny_shape(layers=1), head_dim=32)
+    backbone = random_backbone(shape)
+    assert shape.heads * shape.head_dim > backbone.dim
+    _, agreement = export_target(target, backbone, int4)
+    assert agreement.worst <= 0.05
 
 
 def test_samples_cover_every_length() -> None:
