@@ -116,27 +116,58 @@ internal class Table(spec: TableSpec, tensors: Tensors) {
         val total = subset?.size ?: n
         if (total == 0) return
         val block = IntegerSums.of(rows, u, scheme == "int4", total)
+        val perRow = if (scheme == "int8") 1 else d / GROUP
+        val scales = FloatArray(block.most * perRow)
+        val read = scaleReader(scales)
         var start = 0
         while (start < total) {
             checkpoint.check()
             val count = min(block.most, total - start)
-            if (subset == null) block.read(start, count, 0) else for (i in 0 until count) block.read(subset[start + i], 1, i)
-            val sums = block.sums(count)
-            for (i in 0 until count) {
-                val row = if (subset == null) start + i else subset[start + i]
-                out[start + i] = if (scheme == "int8") sums[i].toFloat() * (t * scaleAt(row)) else weighted(sums, i, row).toFloat() * t
+            if (subset == null) {
+                block.read(start, count, 0)
+                read(start * perRow, count * perRow, 0)
+            } else {
+                for (i in 0 until count) {
+                    block.read(subset[start + i], 1, i)
+                    read(subset[start + i] * perRow, perRow, i * perRow)
+                }
             }
+            val sums = block.sums(count)
+            if (scheme == "int8") scale(sums, scales, t, count, out, start) else weigh(sums, scales, perRow, t, count, out, start)
             start += count
         }
     }
 
-    /** Σ scale · sum over the groups of a row of int4. */
-    private fun weighted(sums: IntArray, at: Int, row: Int): Double {
-        val groups = d / GROUP
-        val scales = scale!!.bytes
-        var sum = 0.0
-        for (g in 0 until groups) sum += scaleOfHalf(scales.getShort(2 * (row * groups + g))).toDouble() * sums[at * groups + g]
-        return sum
+    /** Copies (from, count, at): scales from one on into [into], from a place on. A buffer's bulk read is ten times single ones. */
+    private fun scaleReader(into: FloatArray): (Int, Int, Int) -> Unit {
+        val view = scale!!.view()
+        if (scheme == "int8") {
+            val floats = view.asFloatBuffer()
+            return { from, count, at ->
+                (floats as Buffer).position(from)
+                floats.get(into, at, count)
+            }
+        }
+        val shorts = view.asShortBuffer()
+        val halves = ShortArray(into.size)
+        return { from, count, at ->
+            (shorts as Buffer).position(from)
+            shorts.get(halves, 0, count)
+            for (i in 0 until count) into[at + i] = scaleOfHalf(halves[i])
+        }
+    }
+
+    private fun scale(sums: IntArray, scales: FloatArray, t: Float, count: Int, out: FloatArray, to: Int) {
+        for (i in 0 until count) out[to + i] = sums[i].toFloat() * (t * scales[i])
+    }
+
+    /** Σ scale · sum over the groups of each row of int4. */
+    private fun weigh(sums: IntArray, scales: FloatArray, groups: Int, t: Float, count: Int, out: FloatArray, to: Int) {
+        for (i in 0 until count) {
+            var sum = 0.0
+            for (g in i * groups until (i + 1) * groups) sum += scales[g].toDouble() * sums[g]
+            out[to + i] = sum.toFloat() * t
+        }
     }
 
     private inline fun dequantise(block: ByteArray, from: Int, row: Int, put: (Int, Float) -> Unit) {
