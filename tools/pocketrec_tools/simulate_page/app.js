@@ -1,6 +1,6 @@
 // What happens. The browser holds the history; the server ranks whatever it is sent, with the real runtime.
 
-import { $, called, events, fail, make, people, phone, plots, say } from "./view.js";
+import { $, called, events, fail, make, many, people, phone, plots, say } from "./view.js";
 
 const state = {
   info: null, user: null, next: 0, history: [], clock: null, offline: false, other: -1,
@@ -43,7 +43,8 @@ async function rank() {
 function draw() {
   events(state.history, state.clock, (index) => remove(index).catch(broke));
   $("who").textContent = state.user ? `${state.user.id}, ${state.next} of ${state.user.events.length} events played` : "";
-  $("score").textContent = state.steps ? `${state.hits} of ${state.steps} played events were in the list before them` : "";
+  const hint = state.history.length ? "" : state.user ? "Play an event, or press an item of the phone." : "Pick a person, or press an item of the phone.";
+  $("score").textContent = state.steps ? `${state.hits} of ${state.steps} played events were in the list before them` : hint;
   $("next").disabled = $("play").disabled = !state.user || state.next >= state.user.events.length;
   $("play").firstChild.textContent = state.playing ? "Pause " : "Play a day ";
 }
@@ -143,7 +144,7 @@ function keys(event) {
 async function main() {
   state.info = await call("/api/info");
   const { phones, data } = state.info;
-  $("about").textContent = `${data.users} users, ${data.events} events · the real runtime ranks; nothing leaves this machine`;
+  $("about").textContent = `${many(data.users)} users, ${many(data.events)} events · the real runtime ranks; nothing leaves this machine`;
   $("other").replaceChildren(
     make("option", { value: "-1" }, "nothing"),
     ...phones.map((about, number) => make("option", { value: number }, `${about.name} · ${about.bundle}`)).slice(1));

@@ -16,6 +16,8 @@ export function make(tag, attributes = {}, ...children) {
 export const day = (seconds) =>
   seconds === null ? "" : new Date(seconds * 1000).toISOString().replace("T", " ").slice(0, 19);
 
+export const many = (count) => count.toLocaleString("en");
+
 export const called = (thing) => thing.title || thing.item_id;
 
 export function say(text) {
@@ -28,7 +30,7 @@ export function fail(error) {
 }
 
 export function people(found, current, pick) {
-  $("found").textContent = `${found.total} users${found.total > found.users.length ? `, the first ${found.users.length}` : ""}`;
+  $("found").textContent = `${many(found.total)} users${found.total > found.users.length ? `, the first ${found.users.length}` : ""}`;
   $("people").replaceChildren(
     ...found.users.map((user) =>
       make("li", {},
