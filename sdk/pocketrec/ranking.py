@@ -106,6 +106,18 @@ def top_k(scores: FloatArray, k: int) -> NDArray[np.intp]:
 
 _BLOCK_INDICES = np.arange(256)
 _FEW = 512  # scores that are sorted sooner than parted
+_SHORT = 1 << 15  # scores that are all compared sooner than their blocks are chosen
+_LOWEST = float(np.finfo(np.float32).min)
+
+
+def _not_above(bound: float) -> np.float32:
+    """The largest finite float32 that is no more than `bound`; the lowest there is when none is."""
+    rounded = np.float32(max(bound, _LOWEST))
+    return (
+        rounded
+        if float(rounded) <= bound or rounded == _LOWEST
+        else np.nextafter(rounded, np.float32(-np.inf))
+    )
 
 
 class Best:
@@ -132,23 +144,20 @@ class Best:
             part: float32 [m], each at most `slack` off the true score. Never NaN.
         """
         whole = len(part) // self._BLOCK * self._BLOCK
-        maxima = part[:whole].reshape(-1, self._BLOCK).max(axis=1)
-        if whole < len(part):
-            maxima = np.append(maxima, part[whole:].max())
+        maxima = np.maximum.reduce(part[:whole].reshape(-1, self._BLOCK), axis=1)
         floor = self._floor
         if len(maxima) > self._k:
             floor = max(floor, float(np.partition(maxima, -self._k)[-self._k]) - slack)
-        floor -= slack
-        # Compared in float64: rounding the floor to float32 could raise it.
-        hot = np.flatnonzero(maxima >= np.float64(floor))
-        if len(hot) * 2 > len(maxima):
-            return np.flatnonzero((part >= np.float64(floor)) & (part > -np.inf))
-        inside = (hot[:, None] * self._BLOCK + _BLOCK_INDICES).reshape(-1)
-        if len(inside) and inside[-1] >= len(part):
-            inside = inside[inside < len(part)]
-        values = part[inside]
-        found: NDArray[np.intp] = inside[(values >= np.float64(floor)) & (values > -np.inf)]
-        return found
+        lowest = _not_above(floor - slack)
+        if len(part) > _SHORT:
+            hot = np.flatnonzero(maxima >= lowest)
+            if len(hot) * 2 <= len(maxima):
+                inside = (hot[:, None] * self._BLOCK + _BLOCK_INDICES).reshape(-1)
+                if whole < len(part):
+                    inside = np.append(inside, np.arange(whole, len(part)))
+                found: NDArray[np.intp] = inside[part[inside] >= lowest]
+                return found
+        return np.flatnonzero(part >= lowest)
 
     def add(self, positions: NDArray[np.intp], scores: FloatArray) -> None:
         """Take in exact scores; positions rise, also from call to call."""

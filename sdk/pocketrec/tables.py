@@ -158,8 +158,9 @@ class Table:
             return best.result()
         banned = np.empty(0, dtype=np.intp) if banned is None else banned
         for start, part, slack in self._parts(asked):
-            first, last = np.searchsorted(banned, (start, start + len(part)))
-            part[banned[first:last] - start] = -np.inf
+            if len(banned):
+                first, last = np.searchsorted(banned, (start, start + len(part)))
+                part[banned[first:last] - start] = -np.inf
             found = best.promising(part, slack)
             if slack:
                 best.add(found + start, self._scores(asked, found + start))

@@ -119,6 +119,7 @@ def test_the_page_says_who_is_ahead_in_what_and_what_a_list_is_made_of(tmp_path:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_peers_are_trained_and_served_by_their_own_packages(shop: QualityData, tmp_path: Path) -> None:
     """One epoch, in the environment that an earlier benchmark made: it is gigabytes large."""
     there = ROOT / "runs" / "frontier" / "replay-0.22.0"
