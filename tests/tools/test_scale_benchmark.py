@@ -39,6 +39,16 @@ def test_a_small_set_is_measured_from_reading_to_the_bundle(tmp_path: Path) -> N
     assert not list((tmp_path / "work").glob("lists*"))
 
 
+def test_what_was_measured_is_not_measured_again(tmp_path: Path) -> None:
+    """Two sets are measured already; nothing is made or run for either."""
+    for users, items, events in ((6, 60, 600), (60, 60, 6000)):
+        (tmp_path / f"{users}-{items}-{events}-3").mkdir()
+        (tmp_path / f"{users}-{items}-{events}-3.0.5.json").write_text(f'{{"events": {events}}}')
+    result = run_scale(60, 60, 6000, minutes=0.5, sizes=2, seed=3, data=tmp_path)
+    assert [found["events"] for found in result.sets] == [600, 6000]
+    assert len(list(tmp_path.iterdir())) == 4
+
+
 def test_sizes_that_cannot_be_are_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="5 sizes"):
         run_scale(10, 10, 100, minutes=0, sizes=5, seed=0, data=tmp_path)

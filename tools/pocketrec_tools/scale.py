@@ -5,6 +5,9 @@
 Times are processor seconds of one thread, so that a busy machine tells the same as a quiet one; memory is the
 most that the process held, interpreter and libraries included. What a whole epoch takes is extrapolated from
 the batches that were measured.
+
+With `--data DIR` sets and what was measured of each stay there, so that the same command goes on after a
+kill; take the JSON files away to measure again.
 """
 
 from __future__ import annotations
@@ -27,7 +30,7 @@ from pocketrec_tools.processes import ONE_THREAD
 from pocketrec_tools.scale_data import make_scale_data
 from pocketrec_tools.scale_measure import VALIDATION_USERS, Job
 
-PARTS = (500, 50, 5, 1)
+PARTS = (500, 50, 10, 1)
 """Smaller sets are these parts of the whole one."""
 
 FEWEST_ITEMS = 50_000
@@ -54,7 +57,8 @@ def run_scale(
     Args:
         users, items, events: of the largest set.
         minutes: of training on each.
-        sizes: how many, each about ten times (the largest: five times) the one before.
+        sizes: how many, by `PARTS`.
+        data: sets are taken from here and kept here, and so are the figures of each, for as many minutes.
 
     Raises:
         DataError: sizes that no set can have.
@@ -75,9 +79,17 @@ def run_scale(
             partial = directory.with_suffix(".partial")
             make_scale_data(partial, **some, seed=seed)
             partial.rename(directory)
-        note(f"measuring {some['events']:,} events of {some['users']:,} users and {some['items']:,} items")
-        with tempfile.TemporaryDirectory(dir=data) as work:
-            found.append(_measured({"data": str(directory), "work": work, "minutes": minutes, "seed": seed}))
+        file = data / f"{directory.name}.{minutes:g}.json"
+        if not file.exists():
+            note(
+                f"measuring {some['events']:,} events of {some['users']:,} users and {some['items']:,} items"
+            )
+            with tempfile.TemporaryDirectory(dir=data) as work:
+                job: Job = {"data": str(directory), "work": work, "minutes": minutes, "seed": seed}
+                partial = file.with_suffix(".partial")
+                partial.write_text(json.dumps(_measured(job)), encoding="utf-8")
+                partial.rename(file)
+        found.append(json.loads(file.read_text(encoding="utf-8")))
     return ScaleResult(machine(), seed, found)
 
 
