@@ -22,7 +22,6 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import logging
 
 import numpy as np
 import torch
@@ -38,8 +37,6 @@ from .compression_config import CompressionConfig
 from .precision import fp32
 from .precision_quality import Judge
 from .qat import Lesson, learn
-
-log = logging.getLogger(__name__)
 
 _READ = ("q_proj", "k_proj", "v_proj", "gate_proj", "up_proj")
 _WRITE = ("o_proj", "down_proj")
