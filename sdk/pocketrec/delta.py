@@ -77,7 +77,7 @@ class Delta:
             try:
                 self.delta = DeltaManifest.model_validate_json(raw)
             except ValidationError as error:
-                raise refuse(f"{DELTA_NAME} is invalid: {describe_faults(error)}") from None
+                raise refuse(f"{DELTA_NAME} is invalid: {describe_faults(error, data=raw)}") from None
             if public_keys:
                 signing.verify(raw, self._signature(DELTA_SIGNATURE), public_keys)
                 signing.verify(self._small(MANIFEST_NAME), self._signature(SIGNATURE_NAME), public_keys)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import FailFast, Field, ValidationError, model_validator
 
 from pocketrec.errors import BundleError
 from pocketrec.events import HistoryItem, as_events
@@ -18,17 +18,27 @@ if TYPE_CHECKING:
 
 GOLDEN_NAME = "golden.json"
 MAX_GOLDEN_BYTES = 16 << 20
+MAX_VALUES = 1 << 21
 DEFAULT_TOLERANCE = 0.02
+
+
+class _First(FailFast):
+    """At the first fault, so that a million are not all collected. Hashable, as unions want it."""
+
+    __hash__ = object.__hash__
+
+
+_Texts = Annotated[tuple[str, ...], _First()]
 
 
 class Request(Part):
     """What is asked of a runtime in one case."""
 
-    history: tuple[tuple[str, str, int | None], ...]
+    history: Annotated[tuple[tuple[str, str, int | None], ...], _First()]
     k: int = Field(default=10, ge=1, lt=2**31)
     filter_seen: bool = True
-    exclude: tuple[str, ...] = ()
-    candidates: tuple[str, ...] | None = None
+    exclude: _Texts = ()
+    candidates: _Texts | None = None
 
 
 class Case(Request):
@@ -36,11 +46,11 @@ class Case(Request):
 
     k: int = Field(ge=1, lt=2**31)
     filter_seen: bool
-    exclude: tuple[str, ...]
-    candidates: tuple[str, ...] | None
+    exclude: _Texts
+    candidates: _Texts | None
     fallback: bool
-    items: tuple[str, ...]
-    scores: tuple[float, ...]
+    items: _Texts
+    scores: Annotated[tuple[float, ...], _First()]
 
     @model_validator(mode="after")
     def _pairs(self) -> Case:
@@ -53,7 +63,7 @@ class Golden(Part):
     """The whole of `golden.json`."""
 
     tolerance: float = Field(ge=0, lt=1e6)
-    cases: tuple[Case, ...]
+    cases: Annotated[tuple[Case, ...], _First()]
 
 
 @dataclass(frozen=True)
@@ -82,15 +92,28 @@ def parse_golden(data: bytes) -> Golden:
         raise BundleError(
             f"{GOLDEN_NAME} has {len(data)} bytes; at most {MAX_GOLDEN_BYTES} are allowed.", code="too-large"
         )
-    load_json(data, GOLDEN_NAME)  # stricter than pydantic: no duplicate keys
+    # Stricter than pydantic: no duplicate keys. And thriftier: a key too few or too many is found here, since
+    # pydantic keeps a copy of the object for each.
+    found = load_json(data, GOLDEN_NAME, values=MAX_VALUES)
+    _check_keys(found, Golden)
+    for case in found["cases"] if isinstance(found["cases"], list) else ():
+        _check_keys(case, Case)
     try:
         return Golden.model_validate_json(data)
     except ValidationError as error:
-        raise BundleError(
-            f"{GOLDEN_NAME} is invalid: {describe_faults(error)}.",
-            code="golden-invalid",
-            remedy="Build the bundle again.",
-        ) from None
+        raise _invalid(describe_faults(error, data=data)) from None
+
+
+def _check_keys(found: object, model: type[Part]) -> None:
+    wanted = set(model.model_fields)
+    if not isinstance(found, dict) or set(found) != wanted:
+        raise _invalid(f"a {model.__name__.lower()} must be an object of {', '.join(sorted(wanted))}")
+
+
+def _invalid(what: str) -> BundleError:
+    return BundleError(
+        f"{GOLDEN_NAME} is invalid: {what}.", code="golden-invalid", remedy="Build the bundle again."
+    )
 
 
 def as_request(history: Iterable[HistoryItem] | Request) -> Request:

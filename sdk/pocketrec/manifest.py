@@ -9,7 +9,15 @@ import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    FailFast,
+    Field,
+    StringConstraints,
+    ValidationError,
+    model_validator,
+)
 
 from pocketrec.errors import BundleError
 
@@ -29,6 +37,11 @@ MAX_MANIFEST_BYTES = 1 << 20
 MAX_FILES = 64
 MAX_FILE_BYTES = 8 << 30
 MAX_ITEMS = 1 << 26
+MAX_VALUES, MAX_KEYS = 1 << 16, 1 << 13
+"""Commas and opening brackets of a JSON file, and keys of an object in it. Two letters of text can be sixty
+bytes of memory, and a fault that pydantic finds in an object holds a copy of all of it."""
+
+_MANY_FAULTS, _SMALL_BYTES = 1000, 1 << 16
 FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 REQUIRED_FILES = (
@@ -61,7 +74,7 @@ class TensorSpec(Part):
 
     name: Label
     dtype: Literal["float32"]
-    shape: tuple[int, ...]
+    shape: Annotated[tuple[int, ...], FailFast()]
 
 
 class Graph(Part):
@@ -69,8 +82,8 @@ class Graph(Part):
 
     length: int = Field(ge=1, le=4096)
     dim: int = Field(ge=32, le=4096, multiple_of=32)
-    inputs: tuple[TensorSpec, ...]
-    outputs: tuple[TensorSpec, ...]
+    inputs: Annotated[tuple[TensorSpec, ...], FailFast()]
+    outputs: Annotated[tuple[TensorSpec, ...], FailFast()]
 
     @model_validator(mode="after")
     def _shapes(self) -> Graph:
@@ -129,7 +142,7 @@ class Manifest(Part):
 
     format: Literal["pocketrec-bundle"]
     format_version: int = Field(ge=FORMAT_VERSION, le=FORMAT_VERSION)  # a Literal would admit true
-    requires: tuple[Label, ...]
+    requires: Annotated[tuple[Label, ...], FailFast()]
     bundle_id: Digest
     name: Label
     model_version: int = Field(ge=1, lt=2**31)
@@ -142,11 +155,13 @@ class Manifest(Part):
     backbone: Backbone
     engines: dict[EngineName, EngineFile]
     tables: dict[str, TableSpec]
-    events: tuple[Annotated[str, StringConstraints(max_length=128)], ...] = Field(
+    events: Annotated[tuple[Annotated[str, StringConstraints(max_length=128)], ...], FailFast()] = Field(
         min_length=1, max_length=1024
     )
-    gap_seconds: tuple[Annotated[int, Field(ge=0, lt=2**53)], ...] = Field(max_length=1024)
-    display: tuple[ColumnName, ...] = Field(max_length=32)
+    gap_seconds: Annotated[tuple[Annotated[int, Field(ge=0, lt=2**53)], ...], FailFast()] = Field(
+        max_length=1024
+    )
+    display: Annotated[tuple[ColumnName, ...], FailFast()] = Field(max_length=32)
     licences: dict[str, str]
     figures: dict[str, Any]
     extra: dict[str, Any]
@@ -203,10 +218,13 @@ def bundle_id(files: Mapping[str, FileEntry]) -> str:
     return hashlib.sha256(listing.encode()).hexdigest()
 
 
-def load_json(data: bytes, what: str) -> Any:
-    """JSON without a byte-order mark, duplicate keys, NaN or Infinity; BundleError otherwise."""
+def load_json(data: bytes, what: str, *, values: int = MAX_VALUES, keys: int = MAX_KEYS) -> Any:
+    """JSON without a byte-order mark, duplicate keys, NaN or Infinity, of at most so many `values` (commas
+    and opening brackets) and so many `keys` in an object; BundleError otherwise."""
 
     def no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        if len(pairs) > keys:
+            raise ValueError(f"an object has {len(pairs)} keys; at most {keys} are allowed")
         found = dict(pairs)
         if len(found) != len(pairs):
             raise ValueError("a key occurs twice in one object")
@@ -216,6 +234,8 @@ def load_json(data: bytes, what: str) -> Any:
         raise ValueError(f"{name} is not JSON")
 
     try:
+        if sum(map(data.count, (b",", b"[", b"{"))) > values:
+            raise ValueError(f"it has more than {values} values")
         return json.loads(data.decode("utf-8"), object_pairs_hook=no_duplicates, parse_constant=no_constants)
     except (ValueError, RecursionError) as error:
         raise BundleError(
@@ -265,18 +285,22 @@ def parse_manifest(data: bytes) -> Manifest:
         return Manifest.model_validate_json(data)
     except ValidationError as error:
         raise BundleError(
-            f"{MANIFEST_NAME} is invalid: {describe_faults(error)}.",
+            f"{MANIFEST_NAME} is invalid: {describe_faults(error, data=data)}.",
             code="manifest-invalid",
             remedy="Build the bundle again.",
         ) from None
 
 
-def describe_faults(error: ValidationError, limit: int = 3) -> str:
-    """The first few faults of a pydantic error in one line: path, message, value."""
+def describe_faults(error: ValidationError, limit: int = 3, *, data: bytes = b"") -> str:
+    """The first few faults of a pydantic error in one line: path, message, value. Of very many, or
+    where `data` (what was read) is long, no values: pydantic makes those of all faults at once."""
+    if error.error_count() > _MANY_FAULTS:
+        return f"{error.error_count()} faults"
+    small = len(data) <= _SMALL_BYTES
     faults = []
-    for fault in error.errors(include_url=False, include_context=False)[:limit]:
+    for fault in error.errors(include_url=False, include_context=False, include_input=small)[:limit]:
         where = ".".join(str(part) for part in fault["loc"]) or "the whole"
         value = repr(fault.get("input"))
-        faults.append(f"{where}: {fault['msg']}" + (f" (got {value})" if len(value) <= 60 else ""))
+        faults.append(f"{where}: {fault['msg']}" + (f" (got {value})" if small and len(value) <= 60 else ""))
     more = error.error_count() - len(faults)
     return "; ".join(faults) + (f"; and {more} more" if more > 0 else "")

@@ -47,7 +47,7 @@ def check_tokenizer(raw: bytes | memoryview) -> None:
     if len(raw) > MAX_BYTES:
         raise refuse(f"has {len(raw)} bytes; at most {MAX_BYTES} are allowed")
     try:
-        whole = load_json(bytes(raw), "tokenizer.json")
+        whole = load_json(bytes(raw), "tokenizer.json", values=MAX_BYTES, keys=MAX_BYTES)
     except BundleError as error:
         raise refuse(f"cannot be read: {error}") from None
     if not isinstance(whole, dict):

@@ -57,12 +57,16 @@ def mutate_bytes(raw: bytes, chance: random.Random) -> bytes:
 
 def mutate_json(raw: bytes, chance: random.Random) -> bytes:
     """One to three values of the document replaced, removed, doubled, moved or renamed; it stays JSON, but
-    for now and then a key twice, a nesting without end or NaN."""
+    for now and then a key twice, a nesting or a list without end, or NaN."""
     if chance.random() < 0.1:
         return mutate_bytes(raw, chance)
     whole = [json.loads(raw)]
     for _ in range(chance.randint(1, 3)):
         _edit_json(whole, chance)
+    if chance.random() < 0.01:
+        lists = [holder[key] for holder, key in _places(whole) if isinstance(holder[key], list)]
+        if lists:
+            chance.choice(lists).extend([chance.choice((0, "x", None))] * 50_000)
     text = json.dumps(whole[0], ensure_ascii=chance.random() < 0.5)
     match chance.randrange(40):
         case 0:
