@@ -116,7 +116,7 @@ def test_the_command_and_its_page(tmp_path: Path, capsys: pytest.CaptureFixture[
 
 def test_a_broken_law_is_on_the_page() -> None:
     result = Result(findings={3: "it died"}, finished=9)
-    assert "9 inputs, 1 broke a law" in part([document(result, 0, 9, 1.0)])
+    assert "9 inputs, 1 broke a law" in part([document(result, 0, 9, 1.0, "abc")])
 
 
 def test_a_page_keeps_what_stands_around(tmp_path: Path) -> None:

@@ -50,8 +50,8 @@ than {peak} MiB, {warm} MiB of it after its first hundred inputs. {rate} inputs 
 """
 
 
-def document(result: Result, seed: int, runs: int, seconds: float) -> dict[str, Any]:
-    """What is kept of a run, for JSON."""
+def document(result: Result, seed: int, runs: int, seconds: float, made_by: str) -> dict[str, Any]:
+    """What is kept of a run, for JSON; `made_by` is the commit whose code ran."""
     outcomes: dict[str, dict[str, int]] = {}
     for (target, what), count in sorted(result.counts.items()):
         outcomes.setdefault(target, {})[what] = count
@@ -60,7 +60,7 @@ def document(result: Result, seed: int, runs: int, seconds: float) -> dict[str, 
         "seed": seed,
         "runs": runs,
         "inputs": result.finished,
-        "commit": commit(),
+        "commit": made_by,
         "machine": f"{where['processor']}, {where['system']}, Python {where['python']}",
         "seconds": round(seconds, 1),
         "processor_seconds": {name: round(used, 2) for name, used in sorted(result.seconds.items())},
@@ -185,13 +185,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     ended: list[int] = []
     start = time.monotonic()
     written = start
+    made_by = commit()
 
     def end(number: int, _: FrameType | None) -> None:
         ended.append(number)
 
     def keep(result: Result) -> None:
         if given.record is not None:
-            text = json.dumps(document(result, given.seed, given.runs, time.monotonic() - start), indent=1)
+            found = document(result, given.seed, given.runs, time.monotonic() - start, made_by)
+            text = json.dumps(found, indent=1)
             given.record.write_text(text + "\n", encoding="utf-8")
 
     def stop(result: Result) -> bool:
@@ -206,7 +208,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     seconds = None if given.minutes is None else 60 * given.minutes
     result = run_pool(given.runs, given.seed, given.processes, seconds=seconds, stop=stop)
     keep(result)
-    found = document(result, given.seed, given.runs, time.monotonic() - start)
+    found = document(result, given.seed, given.runs, time.monotonic() - start, made_by)
     sys.stdout.write(json.dumps(found) + "\n")
     for run, what in sorted(result.findings.items()):
         sys.stderr.write(f"input {run} of seed {given.seed}: {what}; --replay {run}\n")
