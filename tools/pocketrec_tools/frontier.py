@@ -24,6 +24,8 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 
+from pocketrec.bundle import Bundle
+from pocketrec.engines import available_engines
 from pocketrec.errors import PocketrecError
 from pocketrec.output import note
 from pocketrec_export.metrics import Metrics
@@ -112,7 +114,7 @@ def frontier(
     Args:
         work: where the environment of the peers and what they train are kept.
         lists: test users whose histories are timed.
-        minutes: of training of RePlay's model, at most.
+        minutes: of processor time for the training of RePlay's model, at most.
         threads: of that training; everything that is timed has one.
 
     Raises:
@@ -148,6 +150,9 @@ def frontier(
         metrics[way] = _metrics(asked, data_dir, python, made)
     metrics[REPLAY] = metrics[BARE]
     histories = _histories(data, lists, seed)
+    with Bundle.open(bundle) as opened:
+        engine = available_engines(opened)[0]  # what `Recommender` takes
+        about, sizes = _described(opened), {OURS: _own_bytes(opened, engine)}
     answers: dict[str, list[dict[str, Any]]] = {way: [] for way in artifacts}
     parts: dict[str, list[list[float]]] = {}
     for run in range(runs):
@@ -157,13 +162,15 @@ def frontier(
             job["histories"] = histories
             answers[way].append(_ask(None if way == OURS else python, _WORKER, job))
         triples = [[(item, "", None) for item in history] for history in histories]
-        job = {"bundle": str(bundle), "engine": "onnxruntime", "histories": triples}
+        job = {"bundle": str(bundle), "engine": engine, "histories": triples}
         said = run_python("-m", "pocketrec_tools.bench_worker", given=json.dumps(job))
         for name, values in json.loads(said.splitlines()[-1]).items():
             if name in ("inputs_ms", "graph_ms", "scan_ms"):
                 parts.setdefault(name, []).append(values)
     _agree(answers[REPLAY][0]["lists"], answers[BARE][0]["lists"])
-    sizes = {way: _bytes(way, artifact, ids) for way, artifact in artifacts.items()}
+    for way in (REPLAY, BARE, KNN):
+        model, names = artifacts[way].stat().st_size, ids.stat().st_size
+        sizes[way] = model + names, _listed({"model": model, "item ids": names})
     return Frontier(
         ways={way: _way(metrics[way], *sizes[way], answers[way]) for way in artifacts},
         trained=trained,
@@ -172,7 +179,7 @@ def frontier(
         runs=runs,
         lists=len(histories),
         data=data.name,
-        bundle=_bundle_name(bundle),
+        bundle=about,
         versions=trained["versions"] | {"implicit": "0.7.3"},
     )
 
@@ -233,34 +240,25 @@ def _ask(python: Path | None, script: Path, job: dict[str, Any], threads: int = 
     return answer
 
 
-def _bytes(way: str, artifact: Path, ids: Path) -> tuple[int, str]:
+def _own_bytes(bundle: Bundle, engine: str) -> tuple[int, str]:
     """What has to be shipped, and what it is made of."""
-    if way == OURS:
-        from pocketrec.bundle import Bundle
-
-        with Bundle.open(artifact) as bundle:
-            sizes = part_sizes(bundle)
-        graph = sizes["graph onnxruntime"]
-        rest = sizes["total"] - graph - sizes["item table"]
-        parts = {"graph": graph, "item rows": sizes["item table"], "texts, ids, words and the rest": rest}
-        return sizes["total"], _listed(parts)
-    model = artifact.stat().st_size
-    return model + ids.stat().st_size, _listed({"model": model, "item ids": ids.stat().st_size})
+    sizes = part_sizes(bundle)
+    graph, rows = sizes[f"graph {engine}"], sizes["item table"]
+    rest = sizes["total"] - graph - rows
+    return sizes["total"], _listed(
+        {"graph": graph, "item rows": rows, "texts, ids, words and the rest": rest}
+    )
 
 
 def _listed(parts: dict[str, int]) -> str:
     return ", ".join(f"{name} {size / 1e6:.2f}" for name, size in parts.items())
 
 
-def _bundle_name(bundle: Path) -> str:
-    from pocketrec.bundle import Bundle
-
-    with Bundle.open(bundle) as opened:
-        manifest, items = opened.manifest, opened.catalogue.n
-    graph = manifest.graph
+def _described(bundle: Bundle) -> str:
+    manifest, graph = bundle.manifest, bundle.manifest.graph
     return (
-        f"`{manifest.name}`, {manifest.precision}: {items:,} items, d = {graph.dim}, length {graph.length}, "
-        f"{manifest.backbone.layers} layers, bundle {manifest.bundle_id[:12]}"
+        f"`{manifest.name}`, {manifest.precision}: {bundle.catalogue.n:,} items, d = {graph.dim}, length "
+        f"{graph.length}, {manifest.backbone.layers} layers, bundle {manifest.bundle_id[:12]}"
     )
 
 
@@ -285,7 +283,7 @@ def main(
     ),
     runs: Annotated[int, typer.Option(help="Processes for each way.")] = 5,
     lists: Annotated[int, typer.Option(help="Test users whose lists are timed.")] = 1000,
-    minutes: Annotated[float, typer.Option(help="Training of RePlay's model, at most.")] = 60,
+    minutes: Annotated[float, typer.Option(help="Of processor time for RePlay's training, at most.")] = 60,
     threads: Annotated[int, typer.Option(help="Threads of that training.")] = 1,
     seed: Annotated[int, typer.Option(help="Draws users, and starts the training.")] = 0,
     to: Annotated[Path | None, typer.Option("--page", help="Page to write the tables into.")] = None,

@@ -64,9 +64,8 @@ def page(found: Frontier, command: str) -> str:
     trained = found.trained
     lines += [
         f"RePlay's model: {trained['epochs']} epochs, the best of them the {_ordinal(trained['best_epoch'])} "
-        f"(NDCG@10 on validation {trained['best']:.4f}), {trained['minutes']:.1f} minutes on "
-        f"{trained['threads']} threads, {trained['processor_minutes']:.1f} of processor time; stopped by "
-        f"{trained['stopped']}. "
+        f"(NDCG@10 on validation {trained['best']:.4f}), {trained['processor_minutes']:.1f} minutes "
+        f"of processor time; stopped by {trained['stopped']}. "
         f"Item-kNN, chosen on validation: {found.neighbours['kind']}, "
         f"{found.neighbours['neighbours']} neighbours, "
         f"{'later items weigh more' if found.neighbours['recency'] else 'all items weigh the same'}. "

@@ -10,7 +10,8 @@ Validated by NDCG@10 after every epoch on a sample of users; the best epoch is k
     split.csv  user,item,position,part     part is train, validation or test
     out        `sasrec.onnx`, what `SasRecCompiled` is compiled from, `sasrec.json` {"length"}, `trained.json`
 
-Training goes on where an earlier run with the same folder stopped.
+Minutes are of processor time, which a busy machine does not stretch. Training goes on where an earlier run
+with the same folder stopped.
 """
 
 from __future__ import annotations
@@ -146,7 +147,7 @@ def train(job: dict[str, Any]) -> None:
         "processor_minutes": 0.0,
     }
     state |= json.loads(state_file.read_text()) if last.exists() else {}
-    if last.exists() and (state["minutes"] >= job["minutes"] or state["stopped"] == "patience"):
+    if last.exists() and (state["processor_minutes"] >= job["minutes"] or state["stopped"] == "patience"):
         return
     events = pd.read_csv(job["split"]).sort_values(["user", "position"])
     sequences = events[events["part"] == "train"].groupby("user")["item"].agg(list).map(np.array)
@@ -187,7 +188,7 @@ def train(job: dict[str, Any]) -> None:
         late = state["epochs"] - state["best_epoch"] >= job["patience"]
         state["stopped"], state["threads"] = "patience" if late else "minutes", job["threads"]
         state_file.write_text(json.dumps(state))
-        if late or state["minutes"] >= job["minutes"]:
+        if late or state["processor_minutes"] >= job["minutes"]:
             return
         if os.getppid() != parent:
             raise SystemExit("whoever wanted this model is gone")

@@ -245,7 +245,7 @@ def main(
     """Measure the scan beside its peers."""
     left_out = tuple(filter(None, without.split(",")))
     ways = [way for way in worker.WAYS if way == "read" or not (left_out and way.startswith(left_out))]
-    asked = f"--runs {runs}" + (f" --without {without}" if without else "")
+    asked = f"--runs {runs} --rounds {rounds}" + (f" --without {without}" if without else "")
     kept = {}
     for size in map(int, sizes.split(",")):
         found = scan_bench(out, [size], runs, rounds, ways, keep)
