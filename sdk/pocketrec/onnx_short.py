@@ -12,7 +12,6 @@ computes something else is found out by its own answers, as before.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -35,6 +34,10 @@ Array = NDArray[Any]
 MOST_BYTES = 64 << 20
 """Of a backbone: beyond it, holding the weights twice costs more than the time is worth."""
 
+MOST_EVENTS = 256
+"""What a history may hold at most: the scores of attention grow with its square."""
+
+_KEPT = 64
 _AGREE = 0.03
 """Difference of two queries by the length of one: what an activation that rounds the other way may cause."""
 
@@ -60,18 +63,15 @@ def load(
         NumpyEngine(tensors, manifest.backbone, graph.length, graph.dim).close()  # checks them
         short = ShortGraph(tensors, manifest.backbone, graph.length, graph.dim, threads)
         for count in {1, short.most}:
-            rows, mask = (
-                np.zeros((1, graph.length, graph.dim), np.float32),
-                np.zeros((1, graph.length), np.float32),
-            )
+            rows = np.zeros((1, graph.length, graph.dim), np.float32)
+            mask = np.zeros((1, graph.length), np.float32)
             rows[0, -count:] = 0.1 * np.random.default_rng(count).standard_normal((count, graph.dim))
             mask[0, -count:] = 1
             want = whole(rows, mask).reshape(-1)
             if not np.linalg.norm(short.run(rows[0, -count:]) - want) <= _AGREE * np.linalg.norm(want):
                 return None
-    except (
-        Exception
-    ):  # an ONNX Runtime without these operators, tensors that are damaged: any of a dozen types
+    except Exception:
+        # An ONNX Runtime without these operators, damaged tensors: any of a dozen types. The file goes on.
         return None
     return short
 
@@ -86,7 +86,7 @@ class ShortGraph:
     """
 
     def __init__(self, tensors: Mapping[str, Array], shape: Any, length: int, dim: int, threads: int) -> None:
-        self.most = max(1, 3 * length // 4)  # with more there is little to save
+        self.most = min(max(1, 3 * length // 4), MOST_EVENTS)  # near L there is little to save
         self._length, self._group = length, shape.heads // shape.kv_heads
         self._layers = shape.layers
         graph = _Writer(tensors, shape, length, dim).written()
@@ -99,19 +99,23 @@ class ShortGraph:
         )
         model = graph.model({"query": (FLOAT, (1, dim))})
         self._session: Any = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-        self._given = functools.lru_cache(maxsize=self.most)(self._by_count)
+        self._kept: dict[int, dict[str, Array]] = {}
 
     def run(self, x: FloatArray) -> FloatArray:
         """The query float32 [d] of the rows [m, d] of a history, 1 <= m <= `most`."""
-        (query,) = self._session.run(["query"], {"x": np.ascontiguousarray(x), **self._given(len(x))})
+        (query,) = self._session.run(["query"], {"x": np.ascontiguousarray(x), **self._by_count(len(x))})
         return np.asarray(query, dtype=np.float32).reshape(-1)
 
     def _by_count(self, count: int) -> dict[str, Array]:
-        """What depends on the number of rows alone."""
+        """What depends on the number of rows alone; kept where it is small, as most histories are."""
+        if count in self._kept:
+            return self._kept[count]
         given: dict[str, Array] = {"start": np.array([self._length - count])}
         if self._layers > 1:
             late = np.triu(np.full((count, count), _MASKED), 1)
             given["bias"] = np.tile(late, (self._group, 1))
+        if count <= _KEPT:
+            self._kept[count] = given
         return given
 
 
