@@ -143,6 +143,8 @@ def main() -> None:
     report |= {f"kotlin {engine}": compare(want, answers, tolerance) for engine, answers in got.items()}
     if not options.counts:
         python_onnx = python_answers(options.bundle, "onnxruntime", histories)
+        # How far two engines of one language are apart: what the Kotlin ones are to be held against.
+        report["python onnxruntime"] = compare(want, python_onnx, tolerance)
         report["ms"] = {"python numpy": median_ms(want), "python onnxruntime": median_ms(python_onnx)}
         report["ms"] |= {f"kotlin {engine}": median_ms(answers) for engine, answers in got.items()}
     sys.stdout.write(json.dumps(report, indent=1) + "\n")
