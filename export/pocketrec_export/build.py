@@ -133,7 +133,7 @@ def build(
             "users": dataset.num_users,
             "items": dataset.num_items,
             "events": dataset.num_events,
-            "warnings": [str(w) for w in dataset.report.warnings],
+            "warnings": [w.anonymous() for w in dataset.report.warnings],
         },
         "protocol": "leave-one-out, full catalogue, seen items filtered, pessimistic ties",
         "seed": config.seed,

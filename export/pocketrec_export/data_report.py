@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any, NoReturn
 
@@ -39,6 +39,11 @@ class DataWarning:
     column: str = ""
     rows: tuple[int, ...] = ()
     values: tuple[str, ...] = ()
+
+    def anonymous(self) -> str:
+        """What was found without the values and rows it was found in, which may be ids of people: for what
+        leaves this machine, such as a manifest."""
+        return str(replace(self, rows=(), values=()))
 
     def __str__(self) -> str:
         place = self.file + (f", column {self.column!r}" if self.column else "")

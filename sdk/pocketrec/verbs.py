@@ -101,7 +101,7 @@ def cli_inspect(bundle: BundlePath, as_json: AsJson = False) -> None:
         ("form", f"{found.form}, {human_bytes(found.bytes)}, {'signed' if found.signed else 'not signed'}"),
         ("precision", m["precision"]),
         ("graph", f"reads {graph['length']} events, width {graph['dim']}, {backbone['layers']} layers"),
-        *((name, f"{t['rows']} rows, {t['scheme']}") for name, t in tables.items()),
+        *((name, f"{t['rows']:,} rows, {t['scheme']}") for name, t in tables.items()),
         ("events", ", ".join(repr(event) for event in m["events"])),
         *(
             (f"engine {name}", _engine_line(e, name in found.usable_engines))
@@ -133,7 +133,10 @@ def _figures(name: str, value: Any) -> Iterator[tuple[str, str]]:
         for key, inner in value.items():
             yield from _figures(f"{name} {key}", inner)
     elif isinstance(value, list):
-        yield from ((name, str(entry)) for entry in value)
+        for number, entry in enumerate(value, 1):
+            yield from _figures(f"{name} {number}", entry)
+    elif isinstance(value, int) and not isinstance(value, bool) and name != "figure seed":
+        yield name, f"{value:,}"
     else:
         yield name, f"{value:.4f}" if isinstance(value, float) else str(value)
 

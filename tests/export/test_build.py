@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -21,6 +22,7 @@ from pocketrec.verify import verify
 from pocketrec_export.build import BuildResult, build
 from pocketrec_export.checkpoint import load_checkpoint
 from pocketrec_export.config import BuildConfig
+from pocketrec_export.data import load_dataset
 from pocketrec_export.exporting import export_checkpoint
 from pocketrec_export.options import ExportOptions
 from support import ROOT
@@ -69,8 +71,6 @@ def test_the_manifest_carries_the_figures(built: BuildResult) -> None:
 
 def test_nobodys_history_is_in_the_bundle(built: BuildResult, shop: Path) -> None:
     """Golden histories come from the catalogue alone: no user's own sequence of three stands in them."""
-    from pocketrec_export.data import load_dataset
-
     dataset = load_dataset(shop)
     triples = set()
     for user in range(dataset.num_users):
@@ -82,6 +82,29 @@ def test_nobodys_history_is_in_the_bundle(built: BuildResult, shop: Path) -> Non
     for case in golden["cases"]:
         pairs = [(item, when) for item, _, when in case["history"]]
         assert not set(zip(pairs, pairs[1:], pairs[2:], strict=False)) & triples
+
+
+def test_nobodys_id_is_in_the_bundle(shop: Path, quick: BuildConfig, tmp_path: Path) -> None:
+    """Warnings about the data name people on the terminal, and not in what every app gets."""
+    data = shutil.copytree(shop, tmp_path / "data")
+    with (data / "interactions.csv").open("a", encoding="utf-8") as file:
+        file.write(f"jane.doe,{load_dataset(shop).item_ids[0]},1700000000,view\n")
+    dataset = load_dataset(data)
+    assert "jane.doe" in str(dataset.report)
+    config = quick.model_copy(
+        update={
+            "student": quick.student.model_copy(update={"dropout": 0.1}),
+            "training": quick.training.model_copy(update={"epochs": 1}),
+        }
+    )
+    made = build(data, tmp_path / "bundle", config, ExportOptions(targets=()), teacher="none")
+    figures = json.loads((made.bundle / "manifest.json").read_text())["figures"]
+    assert len(figures["data"]["warnings"]) == len(dataset.report.warnings)
+    assert any("1 user has 1 event" in warning for warning in figures["data"]["warnings"])
+    for file in made.bundle.iterdir():
+        content = file.read_bytes()
+        assert not [user for user in dataset.user_ids if f'"{user}"'.encode() in content], file.name
+        assert b"jane.doe" not in content, file.name
 
 
 def test_a_second_build_takes_the_stages_that_are_there(
@@ -109,7 +132,6 @@ def test_without_a_teacher_it_is_another_student(
 def test_the_device_makes_the_row_of_an_unseen_item_from_its_text(built: BuildResult, shop: Path) -> None:
     from pocketrec.bundle import Bundle
     from pocketrec.text import TextRows
-    from pocketrec_export.data import load_dataset
 
     checkpoint, dataset = load_checkpoint(built.checkpoint), load_dataset(shop)
     cold = np.flatnonzero(checkpoint.seen == 0)

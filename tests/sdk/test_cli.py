@@ -95,6 +95,19 @@ def test_inspect(tiny_bundle_dir: Path) -> None:
     assert "Apache-2.0" in text
 
 
+def test_inspect_shows_every_figure_on_a_line_of_its_own(tmp_path: Path) -> None:
+    figures = {"seed": 1234, "items": 12101, "members": [{"name": "rules", "weight": 0.25}, {"name": "text"}]}
+    bundle = write_tiny_bundle(tmp_path / "b", figures=figures)
+    lines = [re.split(r"\s{2,}", line.strip()) for line in run("inspect", bundle).stdout.splitlines()]
+    assert [line for line in lines if line[0].startswith("figure")] == [
+        ["figure seed", "1234"],
+        ["figure items", "12,101"],
+        ["figure members 1 name", "rules"],
+        ["figure members 1 weight", "0.2500"],
+        ["figure members 2 name", "text"],
+    ]
+
+
 def test_verify(tiny_bundle_dir: Path, copy_bundle: Callable[[], Path]) -> None:
     status, document = run_json("verify", tiny_bundle_dir)
     assert status == 0
