@@ -87,8 +87,8 @@ def test_nobodys_history_is_in_the_bundle(built: BuildResult, shop: Path) -> Non
 def test_nobodys_id_is_in_the_bundle(shop: Path, quick: BuildConfig, tmp_path: Path) -> None:
     """Warnings about the data name people on the terminal, and not in what every app gets."""
     data = shutil.copytree(shop, tmp_path / "data")
-    with (data / "interactions.csv").open("a", encoding="utf-8") as file:
-        file.write(f"jane.doe,{load_dataset(shop).item_ids[0]},1700000000,view\n")
+    with (data / "interactions.csv").open("a", encoding="utf-8") as log:
+        log.write(f"jane.doe,{load_dataset(shop).item_ids[0]},1700000000,view\n")
     dataset = load_dataset(data)
     assert "jane.doe" in str(dataset.report)
     config = quick.model_copy(
