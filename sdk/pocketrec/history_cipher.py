@@ -19,7 +19,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from pocketrec.history_errors import HistoryError, sqlite_code, translated
+from pocketrec.history_errors import HistoryError, damaged, sqlite_code, translated
 from pocketrec.history_registry import claim, release
 
 KEY_BYTES = 32
@@ -101,6 +101,8 @@ def change_key(path: str | Path, key: bytes | None, new_key: bytes | None) -> No
         _rewrite(driver, name, key, partial, new_key)
     except (sqlite3.Error, driver.Error) as error:
         raise translated(error, name, encrypted=key is not None) from error
+    except UnicodeDecodeError as error:
+        raise damaged(f"{name} holds a schema that is no text") from error
     except OSError as error:
         raise HistoryError(
             f"the history {name} cannot be written anew: {error.strerror}.",

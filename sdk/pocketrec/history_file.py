@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from pocketrec.history_cipher import PARTIAL, discard, driver_for, refuse_plain, unlock
-from pocketrec.history_errors import HistoryError, closed, translated
+from pocketrec.history_errors import HistoryError, closed, damaged, translated
 from pocketrec.history_registry import register, unregister
 from pocketrec.history_schema import VERSION, check_owner, migrate, pragma, setting
 
@@ -267,6 +267,10 @@ class HistoryFile:
             yield
         except (sqlite3.Error, self._driver.Error) as error:
             raise translated(error, self.path, encrypted=self._key is not None) from error
+        except (
+            UnicodeDecodeError
+        ) as error:  # SQLite quotes a damaged schema, and Python cannot read the quote
+            raise damaged(f"{self.path} holds a schema that is no text") from error
 
 
 def _prepare(path: Path, create: bool) -> None:

@@ -135,3 +135,17 @@ def test_a_file_of_this_version_is_not_migrated_again(tmp_path: Path) -> None:
     History(file).close()
     assert file.read_bytes() == before
     assert sqlite3.connect(file).execute("PRAGMA user_version").fetchone() == (VERSION,)
+
+
+def test_a_schema_that_is_no_text(tmp_path: Path) -> None:
+    """SQLite's message quotes it, and Python fails at the message; found by the fuzzer."""
+    file = tmp_path / "me.db"
+    History(file).close()
+    raw = file.read_bytes()
+    harmed = raw.replace(b"ON events (item_id)", b"\x98N events (item_id)")
+    assert harmed != raw
+    file.write_bytes(harmed)
+    with pytest.raises(HistoryError) as caught:
+        History(file)
+    assert caught.value.code == "history-corrupt"
+    assert file.read_bytes() == harmed
