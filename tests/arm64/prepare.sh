@@ -6,7 +6,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 OUT=$(realpath -m "${1:-runs/arm64}")
-ROOT=$OUT/root
+ROOT=$OUT/sysroot
 mkdir -p "$OUT"/state/lists/partial "$OUT"/cache/archives/partial "$ROOT"
 : > "$OUT/status"  # as if nothing were installed, so that every dependency is fetched
 

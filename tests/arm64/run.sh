@@ -7,16 +7,16 @@ set -euo pipefail
 cd "$(dirname "$0")/../.."
 OUT=$(realpath -m "${1:-runs/arm64}")
 BUNDLES=$(realpath -m "${2:-$OUT/bundles}")
-QEMU=("$OUT/qemu/usr/bin/qemu-aarch64-static" -cpu cortex-a72 -L "$OUT/root")
+QEMU=("$OUT/qemu/usr/bin/qemu-aarch64-static" -cpu cortex-a72 -L "$OUT/sysroot")
 test -x "${QEMU[0]}" || { echo "There is no $OUT: run tests/arm64/prepare.sh $OUT" >&2; exit 2; }
 export OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE OPENBLAS_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false
 test -e "$BUNDLES/golden" || PYTHONPATH=tests .venv/bin/python tests/android_bundles.py "$BUNDLES"
 
 status=0
-PYTHONHOME="$OUT/root/usr" PYTHONPATH="$OUT/site:sdk" PYTHONDONTWRITEBYTECODE=1 \
-    "${QEMU[@]}" "$OUT/root/usr/bin/python3.11" tests/arm64/replay.py "$BUNDLES/golden" || status=1
+PYTHONHOME="$OUT/sysroot/usr" PYTHONPATH="$OUT/site:sdk" PYTHONDONTWRITEBYTECODE=1 \
+    "${QEMU[@]}" "$OUT/sysroot/usr/bin/python3.11" tests/arm64/replay.py "$BUNDLES/golden" || status=1
 (cd android_demo/engine && mvn -q -B dependency:build-classpath "-Dmdep.outputFile=$OUT/classpath" > /dev/null)
-"${QEMU[@]}" "$OUT/root/usr/lib/jvm/java-17-openjdk-arm64/bin/java" -Xmx512m -XX:+UseSerialGC -XX:TieredStopAtLevel=1 \
+"${QEMU[@]}" "$OUT/sysroot/usr/lib/jvm/java-17-openjdk-arm64/bin/java" -Xmx512m -XX:+UseSerialGC -XX:TieredStopAtLevel=1 \
     -cp "android_demo/engine/target/classes:android_demo/engine/target/test-classes:$(cat "$OUT/classpath")" \
     pocketrec.ReplayKt "$BUNDLES/golden" || status=1
 exit $status

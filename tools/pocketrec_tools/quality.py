@@ -30,7 +30,7 @@ from pocketrec_tools.quality_runs import ARMS, OURS, Recipe, find_arm, run_arm
 
 log = logging.getLogger(__name__)
 
-NAMES = ("amazon-beauty", "ml-1m", "ml-100k", "lastfm")
+NAMES = ("amazon-beauty", "ml-1m", "ml-100k", "lastfm", "amazon-instruments-reviews")
 FOLDER = Path(os.environ.get("POCKETREC_SHARED_DATA") or SOURCES.parent / "shared" / "data")
 
 

@@ -113,6 +113,12 @@ def _origin(records: list[Record]) -> Iterator[str]:
     for origin, made in runs.items():
         minutes = sum(record.minutes for record in made)
         lines.append(f"- {len(made)} runs, {minutes:.0f} minutes in all: {origin}")
+    limited = {record.settings["max_minutes"] for record in records if "max_minutes" in record.settings}
+    if limited:
+        told = ", ".join(f"{minutes:g}" for minutes in sorted(limited))
+        lines.append(
+            f"- builds were limited to {told} minutes (`--max-minutes`), which may have ended training early"
+        )
     if any(record.commit.endswith("+") for record in records):
         lines.append("- `+`: the sources had changes that were not committed")
     yield "\n".join(lines)
