@@ -16,6 +16,7 @@ from __future__ import annotations
 import json
 import sys
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -40,16 +41,16 @@ class Ours:
         return [item.item_id for item in self._recommender.rank(history, K)]
 
 
-class Peer:
+class Peer(ABC):
     """What the peers share: ids to positions and back, seen items, the ten best."""
 
     def __init__(self, artifact: str, ids: list[str]) -> None:
         self.ids = ids
         self.position = {item: at for at, item in enumerate(ids)}
 
+    @abstractmethod
     def scores(self, seen: np.ndarray) -> np.ndarray:
         """Scores float32 [items] for the positions of a history."""
-        raise NotImplementedError
 
     def list(self, history: Sequence[str]) -> list[str]:
         """Item ids of the ten best."""
