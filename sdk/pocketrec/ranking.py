@@ -104,10 +104,50 @@ def top_k(scores: FloatArray, k: int) -> NDArray[np.intp]:
     return chosen[np.argsort(-scores[chosen], kind="stable")]
 
 
-_BLOCK_INDICES = np.arange(256)
+_BLOCK = 256
+_BLOCK_INDICES = np.arange(_BLOCK)[:, None]
 _FEW = 512  # scores that are sorted sooner than parted
 _SHORT = 1 << 15  # scores that are all compared sooner than their blocks are chosen
 _LOWEST = float(np.finfo(np.float32).min)
+
+
+class Part:
+    """Scores of some rows, or bounds of them, and what is at the top of them: the values are read once, and
+    again only where a block of them holds one that is wanted.
+
+    A block is every m / 256th value, not 256 in a row: so the maxima of all blocks are found in long runs.
+
+    Args:
+        values: float32 [m], never NaN. −inf is never found.
+    """
+
+    def __init__(self, values: FloatArray) -> None:
+        self._values = values
+        self._width = len(values) // _BLOCK
+        whole = values[: self._width * _BLOCK].reshape(_BLOCK, self._width)
+        self._maxima = np.maximum.reduce(whole, axis=0, initial=-np.inf)
+
+    def floor(self, k: int) -> float:
+        """What at least k values reach; −inf when there are no more than k."""
+        if self._width > k:  # each of k blocks holds one
+            return float(np.partition(self._maxima, -k)[-k])
+        if len(self._values) > k:
+            return float(np.partition(self._values, -k)[-k])
+        return -np.inf
+
+    def reaching(self, lowest: float) -> NDArray[np.intp]:
+        """Indices, rising, of the values that are not below `lowest`."""
+        border = _not_above(lowest)
+        values = self._values
+        if len(values) > _SHORT:
+            hot = np.flatnonzero(self._maxima >= border)
+            if len(hot) * 2 <= self._width:
+                inside = (_BLOCK_INDICES * self._width + hot).reshape(-1)
+                if self._width * _BLOCK < len(values):
+                    inside = np.append(inside, np.arange(self._width * _BLOCK, len(values)))
+                found: NDArray[np.intp] = inside[values[inside] >= border]
+                return found
+        return np.flatnonzero(values >= border)
 
 
 def _not_above(bound: float) -> np.float32:
@@ -124,49 +164,24 @@ class Best:
     """The k best of scores that come part by part, in rising order of position: what `top_k` finds in all of
     them, without sorting, or even keeping, them all.
 
-    A score can only be among the best when it is not below a floor: the k-th best so far or, within a part,
-    the k-th largest of the maxima of its blocks, as each of those k blocks holds one that reaches it. So a
-    part is read once for its maxima, and again only where a block reaches the floor.
+    Attributes:
+        floor: the k-th best score so far, below which none is among the best; −inf before there are k.
     """
 
-    _BLOCK = len(_BLOCK_INDICES)
-
     def __init__(self, k: int) -> None:
-        self._k = k
+        self.k = k
+        self.floor = -np.inf
         self._positions = np.empty(0, dtype=np.intp)
         self._scores = np.empty(0, dtype=np.float32)
-        self._floor = -np.inf
-
-    def promising(self, part: FloatArray, slack: float) -> NDArray[np.intp]:
-        """Indices, rising, of all in a part that may be among the k best; −inf never is.
-
-        Args:
-            part: float32 [m], each at most `slack` off the true score. Never NaN.
-        """
-        whole = len(part) // self._BLOCK * self._BLOCK
-        maxima = np.maximum.reduce(part[:whole].reshape(-1, self._BLOCK), axis=1)
-        floor = self._floor
-        if len(maxima) > self._k:
-            floor = max(floor, float(np.partition(maxima, -self._k)[-self._k]) - slack)
-        lowest = _not_above(floor - slack)
-        if len(part) > _SHORT:
-            hot = np.flatnonzero(maxima >= lowest)
-            if len(hot) * 2 <= len(maxima):
-                inside = (hot[:, None] * self._BLOCK + _BLOCK_INDICES).reshape(-1)
-                if whole < len(part):
-                    inside = np.append(inside, np.arange(whole, len(part)))
-                found: NDArray[np.intp] = inside[part[inside] >= lowest]
-                return found
-        return np.flatnonzero(part >= lowest)
 
     def add(self, positions: NDArray[np.intp], scores: FloatArray) -> None:
         """Take in exact scores; positions rise, also from call to call."""
         positions = np.concatenate([self._positions, positions])
         scores = np.concatenate([self._scores, scores])
-        kept = np.sort(top_k(scores, self._k))
+        kept = np.sort(top_k(scores, self.k))
         self._positions, self._scores = positions[kept], scores[kept]
-        if len(kept) == self._k:
-            self._floor = float(self._scores.min())
+        if len(kept) == self.k:
+            self.floor = float(self._scores.min())
 
     def result(self) -> tuple[NDArray[np.intp], FloatArray]:
         """Positions and scores, best first, equal scores by position."""

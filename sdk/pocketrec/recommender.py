@@ -216,13 +216,9 @@ class Recommender:
                     code="item-unknown",
                     remedy="Use an id of this bundle's catalogue.",
                 )
-            table = self.bundle.tables["items"]
-            norms = table.norms()
-            products = table.scores(table.rows(np.array([position]))[0])
-            scale = norms * norms[position]
-            scores = np.divide(products, scale, out=np.zeros_like(products), where=scale > 0)
-            best = best_allowed(scores, k, self.bundle.catalogue.with_retired(np.array([position])))
-            return Ranking(self._recommendations(best, scores[best]), fallback=False, skipped=0, engine="")
+            banned = self.bundle.catalogue.with_retired(np.array([position]))
+            best, scores = self.bundle.tables["items"].nearest(position, k, banned=banned)
+            return Ranking(self._recommendations(best, scores), fallback=False, skipped=0, engine="")
 
     def scores(self, history: Iterable[HistoryItem], at: int | None = None) -> ScoreVector:
         """Raw scores of the whole catalogue in catalogue order, float32 [n]; nothing is filtered.

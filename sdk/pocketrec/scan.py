@@ -91,7 +91,7 @@ class MappedScan:
 
     def _int8(self, query: Query, which: slice | IntArray, out: FloatArray) -> None:
         assert self._scale is not None
-        if self._simsimd is not None and isinstance(which, slice):
+        if self._simsimd is not None:
             u = query.u.astype(np.int8)[None]
             for where, raw, _ in self._raw_blocks(which, len(out)):
                 out[where] = np.asarray(self._simsimd.cdist(u, raw, metric="dot"))[0]

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from pocketrec.errors import BundleError, PocketrecError
 from pocketrec.manifest import TableSpec
 from pocketrec.quantise import GROUP, dequantise_rows_int4, dequantise_rows_int8
-from pocketrec.ranking import Best, member
+from pocketrec.ranking import Best, Part, member
 from pocketrec.safetensors_map import Tensors, only, take
 from pocketrec.scan import FloatArray, IntArray, MappedScan, Query, quantise_query
 
@@ -38,6 +38,9 @@ SEGMENT_BYTES = 16 << 20
 
 _SCRATCH_BYTES = 1 << 20
 _PACKED_SHARE = 4  # "auto" packs a table that takes at most this part of the machine's memory
+_ROUNDING = 2.0**-20  # of a bound or a score, see Segment.bounds
+_TINY = 1e-37  # and where floats are denormal
+_SEEDS = 4  # times k rows are scored to begin with, where only bounds are known
 _MANY = 16  # a scan of the whole table beats looking up more than every 16th row of it
 
 
@@ -147,25 +150,60 @@ class Table:
         Raises:
             PocketrecError: as `scores`.
         """
-        asked = self._query(query)
+        return self._best(self._query(query), k, banned, among, None)
+
+    def nearest(
+        self, position: int, k: int, *, banned: NDArray[np.intp] | None = None
+    ) -> tuple[NDArray[np.intp], FloatArray]:
+        """`best` by the cosine between the row at `position`, as a query, and each row; 0 where a row is."""
+        norms = self.norms()
+        query = self._query(self.rows(np.array([position]))[0])
+        return self._best(query, k, banned, None, norms * norms[position])
+
+    def _best(
+        self,
+        query: Query,
+        k: int,
+        banned: NDArray[np.intp] | None,
+        among: NDArray[np.intp] | None,
+        per: FloatArray | None,
+    ) -> tuple[NDArray[np.intp], FloatArray]:
+        """The best by score or, with `per` float32 [n], by score / per."""
+
+        def exact(positions: NDArray[np.intp]) -> FloatArray:
+            scores = self._scores(query, positions)
+            return scores if per is None else _divide(scores, per[positions])
+
         best = Best(k)
         if among is not None:
             kept = among if banned is None else among[~member(among, banned)]
             if len(kept) <= self.n // _MANY:
-                best.add(kept, self._scores(asked, kept))
+                best.add(kept, exact(kept))
+                return best.result()
+        for start, values, done in self._parts(query):
+            rows = slice(start, start + len(values))
+            if per is not None:
+                _divide(values, per[rows])
+            if among is not None:
+                first, last = np.searchsorted(kept, (rows.start, rows.stop))
+                others = np.ones(len(values), dtype=bool)
+                others[kept[first:last] - start] = False
+                values[others] = -np.inf
+            elif banned is not None and len(banned):
+                first, last = np.searchsorted(banned, (rows.start, rows.stop))
+                values[banned[first:last] - start] = -np.inf
+            part = Part(values)
+            if done:
+                found = part.reaching(max(best.floor, part.floor(k)))
+                best.add(found + start, values[found])
             else:
-                best.add(kept, self._scores(asked, None)[kept])
-            return best.result()
-        banned = np.empty(0, dtype=np.intp) if banned is None else banned
-        for start, part, slack in self._parts(asked):
-            if len(banned):
-                first, last = np.searchsorted(banned, (start, start + len(part)))
-                part[banned[first:last] - start] = -np.inf
-            found = best.promising(part, slack)
-            if slack:
-                best.add(found + start, self._scores(asked, found + start))
-            else:
-                best.add(found + start, part[found])
+                floor = best.floor
+                if floor == -np.inf:  # what the rows with the highest bounds truly have
+                    some = exact(part.reaching(part.floor(_SEEDS * k)) + start)
+                    floor = float(np.partition(some, -k)[-k]) if len(some) >= k else floor
+                floor /= float(query.t)
+                found = part.reaching(floor - abs(floor) * _ROUNDING - _TINY) + start
+                best.add(found, exact(found))
         return best.result()
 
     def _query(self, query: FloatArray) -> Query:
@@ -189,21 +227,22 @@ class Table:
                 for segment in self._grown():
                     if not segment.exact:
                         break
-                    segment.scores(query, self._scratch(segment.rows))
+                    segment.bounds(query, self._scratch(segment.rows))
                     out[done : done + segment.rows] = self._scratch(segment.rows)
                     done += segment.rows
                 self._mapped.scores(query, slice(done, self.n), out[done:])
         _check_scores(out)
         return out
 
-    def _parts(self, query: Query) -> Iterator[tuple[int, FloatArray, float]]:
-        """Scores of all rows, part by part: the first row, scores float32 (a scratch, to be used before the
-        next part), and by how much they may be off."""
+    def _parts(self, query: Query) -> Iterator[tuple[int, FloatArray, bool]]:
+        """All rows, part by part: the first row, float32 values (a scratch, to be used before the next part),
+        and whether these are scores; else they are bounds of them, in units of the query's t."""
         start = 0
         safe = float(query.t) < self._safe_t
         for segment in self._grown() if safe else ():
             out = self._scratch(segment.rows)
-            yield start, out, segment.scores(query, out)
+            segment.bounds(query, out)
+            yield start, out, segment.exact
             start += segment.rows
         while start < self.n:
             stop = min(self.n, start + self._segment_rows)
@@ -212,7 +251,7 @@ class Table:
                 self._mapped.scores(query, slice(start, stop), out)
             if not safe:
                 _check_scores(out)
-            yield start, out, 0.0
+            yield start, out, True
             start = stop
 
     def _scratch(self, rows: int) -> FloatArray:
@@ -241,12 +280,14 @@ class Table:
             start = self.packed_rows
             if start >= self.n or self._scan == "mapped" or not self._packable():
                 return False
-            from pocketrec.scan_packed import Segment
+            from pocketrec.scan_packed import Segment, packing
 
+            how = packing(self.scheme, self.d, self.n)
+            if how is None:
+                return False
             rows = slice(start, start + self._segment_rows)
             assert self._scale is not None
-            scheme: Any = self.scheme
-            self._segments = [*self._segments, Segment(scheme, self._q[rows], self._scale[rows])]
+            self._segments = [*self._segments, Segment(how, self._q[rows], self._scale[rows])]
             if self.packed_rows >= self.n:
                 _trim()
             return True
@@ -254,11 +295,9 @@ class Table:
             self._packing.release()
 
     def _packable(self) -> bool:
-        if self.scheme == "fp32" or (self._scan == "auto" and self._q.nbytes > _memory() // _PACKED_SHARE):
-            return False
-        from pocketrec.scan_packed import usable
-
-        return usable(self.scheme, self.d)
+        return self.scheme != "fp32" and (
+            self._scan != "auto" or self._q.nbytes <= _memory() // _PACKED_SHARE
+        )
 
     def norms(self) -> FloatArray:
         """The Euclidean length of every row, float32 [n]; computed at the first call, then kept (four bytes a
@@ -271,6 +310,13 @@ class Table:
                 out[start : start + len(block)] = np.sqrt(np.einsum("ij,ij->i", block, block))
             self._norms = out
         return self._norms
+
+
+def _divide(scores: FloatArray, per: FloatArray) -> FloatArray:
+    """scores / per in place, 0 where `per` is."""
+    np.divide(scores, per, out=scores, where=per > 0)
+    scores[per == 0] = 0
+    return scores
 
 
 def _trim() -> None:
