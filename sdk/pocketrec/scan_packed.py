@@ -47,7 +47,6 @@ _WIDEST_BLOCK = 256
 _EPSILON = 2.0**-23
 _UPPER = 16  # of the upper 4 bits
 _CENTRE = 7.5  # of the lower 4
-_SQUARES = ((np.arange(256) % _UPPER) * 2 - 15).astype(np.int16) ** 2  # of a byte: (2 (l − 7.5))²
 _CHUNK = 1 << 14
 
 SMALL = 4 << 20
@@ -170,11 +169,12 @@ class Segment:
 
 def _spread(q: NDArray[Any]) -> float:
     """The largest |l − 7.5|₂ of int8 rows [m, d], l being the lower 4 bits of each number."""
-    raw, largest = q.view(np.uint8), 0
+    raw, largest = q.view(np.uint8), 0.0
     for start in range(0, len(raw), _CHUNK):
-        squares = _SQUARES[raw[start : start + _CHUNK]].sum(axis=1, dtype=np.int64)
-        largest = max(largest, int(squares.max()))
-    return 0.5 * float(np.sqrt(largest))
+        lower = (raw[start : start + _CHUNK] & np.uint8(_UPPER - 1)).astype(np.float32)
+        lower -= _CENTRE
+        largest = max(largest, float(np.vecdot(lower, lower).max()))  # exact: of quarters, and below 2^22
+    return float(np.sqrt(largest))
 
 
 def packing(scheme: str, d: int, rows: int) -> Packing | None:
