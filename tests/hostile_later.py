@@ -104,6 +104,20 @@ def golden_of_seventeen_megabytes(bundle: Path) -> None:
     reseal(bundle)
 
 
+@case("too-large", stage="golden")
+def golden_of_ten_thousand_cases(bundle: Path) -> None:
+    """Whoever replays them all is busy for as long as a stranger likes."""
+    _edit_json(bundle, "golden.json", lambda golden: golden.update(cases=golden["cases"][:1] * 10_000))
+
+
+@case("too-large", stage="golden")
+def golden_with_a_history_of_a_hundred_thousand(bundle: Path) -> None:
+    def change(golden: Any) -> None:
+        golden["cases"][0]["history"] = golden["cases"][0]["history"][:1] * 100_000
+
+    _edit_json(bundle, "golden.json", change)
+
+
 @case("tokenizer-invalid", stage="text")
 def tokenizer_no_json(bundle: Path) -> None:
     (bundle / "tokenizer.json").write_bytes(b"{")

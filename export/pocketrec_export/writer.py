@@ -26,7 +26,7 @@ from pydantic import ValidationError
 from pocketrec import signing
 from pocketrec.bundle import Bundle
 from pocketrec.errors import DataError, PocketrecError
-from pocketrec.golden import GOLDEN_NAME, Golden, compute_cases
+from pocketrec.golden import GOLDEN_NAME, Golden, compute_cases, parse_golden
 from pocketrec.install_state import sync_directory
 from pocketrec.manifest import (
     FORMAT,
@@ -199,7 +199,8 @@ def _write_directory(
     if measure is not None:
         measured |= measure(work)
         finish(golden)
-    Bundle.open(work).close()
+    with Bundle.open(work) as made:
+        parse_golden(made.file_bytes(GOLDEN_NAME))  # within the limits, too
     sync_directory(work)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -19,6 +20,15 @@ if TYPE_CHECKING:
 GOLDEN_NAME = "golden.json"
 MAX_GOLDEN_BYTES = 16 << 20
 MAX_VALUES = 1 << 21
+MAX_CASES = 1_000
+"""A build writes 32. Each is a run of the graph and a scan, and a stranger chooses how many there are."""
+
+MAX_CASE_EVENTS = 16_384
+"""In the history of one case: four times the longest window."""
+
+REPLAY_SECONDS = 120.0
+"""What an installation gives the golden vectors: the 32 of amazon-beauty take 0.06 s of a desktop core."""
+
 DEFAULT_TOLERANCE = 0.02
 
 
@@ -87,7 +97,12 @@ class Mismatch:
 
 
 def parse_golden(data: bytes) -> Golden:
-    """The golden vectors in `data`; BundleError `golden-invalid` when they are not what section 8 says."""
+    """The golden vectors in `data`.
+
+    Raises:
+        BundleError: `golden-invalid`, they are not what section 8 says; `too-large`, they go beyond a limit
+            of section 1; `json-invalid`.
+    """
     if len(data) > MAX_GOLDEN_BYTES:
         raise BundleError(
             f"{GOLDEN_NAME} has {len(data)} bytes; at most {MAX_GOLDEN_BYTES} are allowed.", code="too-large"
@@ -96,8 +111,13 @@ def parse_golden(data: bytes) -> Golden:
     # pydantic keeps a copy of the object for each.
     found = load_json(data, GOLDEN_NAME, values=MAX_VALUES)
     _check_keys(found, Golden)
-    for case in found["cases"] if isinstance(found["cases"], list) else ():
+    cases = found["cases"] if isinstance(found["cases"], list) else []
+    if len(cases) > MAX_CASES:
+        raise _too_large(f"{len(cases)} cases", MAX_CASES)
+    for case in cases:
         _check_keys(case, Case)
+        if isinstance(case["history"], list) and len(case["history"]) > MAX_CASE_EVENTS:
+            raise _too_large(f"a history of {len(case['history'])} events", MAX_CASE_EVENTS)
     try:
         return Golden.model_validate_json(data)
     except ValidationError as error:
@@ -108,6 +128,14 @@ def _check_keys(found: object, model: type[Part]) -> None:
     wanted = set(model.model_fields)
     if not isinstance(found, dict) or set(found) != wanted:
         raise _invalid(f"a {model.__name__.lower()} must be an object of {', '.join(sorted(wanted))}")
+
+
+def _too_large(what: str, limit: int) -> BundleError:
+    return BundleError(
+        f"{GOLDEN_NAME} holds {what}; at most {limit} are allowed.",
+        code="too-large",
+        remedy="Build the bundle with fewer.",
+    )
 
 
 def _invalid(what: str) -> BundleError:
@@ -141,28 +169,49 @@ def compute_cases(
     return cases
 
 
-def ask(recommender: Recommender, request: Request) -> Ranking:
-    """The ranking for a request."""
+def ask(
+    recommender: Recommender, request: Request, k: int | None = None, deadline: float | None = None
+) -> Ranking:
+    """The ranking for a request; of `k` items instead of `request.k`; see `Recommender.rank`."""
     return recommender.rank(
         request.history,
-        request.k,
+        request.k if k is None else k,
         candidates=request.candidates,
         exclude=request.exclude,
         filter_seen=request.filter_seen,
+        deadline=deadline,
     )
 
 
-def replay(recommender: Recommender, golden: Golden) -> list[Mismatch]:
+def replay(recommender: Recommender, golden: Golden, seconds: float | None = None) -> list[Mismatch]:
     """Every way in which the recommender disagrees with the golden vectors; empty when it agrees with all.
 
     A case that raises is a mismatch too: a runtime that stops is no runtime that agrees.
+
+    Args:
+        seconds: that it may take in all; looked at as the deadline of `Recommender.rank` is, so that it may
+            end late by one run of the graph. None: no limit.
+
+    Raises:
+        StoppedError: `deadline-exceeded`.
     """
     from pocketrec.errors import PocketrecError
+    from pocketrec.gate import StoppedError
 
     found: list[Mismatch] = []
+    until = None if seconds is None else time.monotonic() + seconds
     for index, case in enumerate(golden.cases):
         try:
-            answer = ask(recommender, case)
+            # One item more than expected tells a list that is too long, and a stranger's `k` makes none of a
+            # million.
+            k = min(case.k, len(case.items) + 1)
+            answer = ask(recommender, case, k, None if until is None else until - time.monotonic())
+        except StoppedError:
+            raise StoppedError(
+                f"{index} of {len(golden.cases)} golden vectors were replayed in {seconds:g} seconds.",
+                code="deadline-exceeded",
+                remedy="Give them more time, or use a faster engine.",
+            ) from None
         except PocketrecError as error:
             found.append(Mismatch(index, "error", f"{error.code}: {error}"))
             continue
@@ -178,7 +227,8 @@ def disagreements(
 ) -> list[tuple[Literal["count", "score", "item"], str]]:
     """The agreement rule of section 8 for one list of (item id, score), best first."""
     if len(ranked) != len(case.items):
-        return [("count", f"expected {len(case.items)} items, got {len(ranked)}")]
+        more = " or more" if len(ranked) == len(case.items) + 1 else ""  # `replay` asks for no more
+        return [("count", f"expected {len(case.items)} items, got {len(ranked)}{more}")]
     found: list[tuple[Literal["count", "score", "item"], str]] = []
     expected = set(case.items)
     for rank, ((item, score), want) in enumerate(zip(ranked, case.scores, strict=True)):

@@ -17,15 +17,17 @@ import secrets
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from pocketrec.bundle import Bundle
 from pocketrec.delta import Delta, is_delta
-from pocketrec.errors import BundleError, PocketrecError
+from pocketrec.errors import PocketrecError
 from pocketrec.gate import State as Life
-from pocketrec.golden import GOLDEN_NAME, parse_golden, replay
+from pocketrec.golden import REPLAY_SECONDS
 from pocketrec.history import History
+from pocketrec.install_proof import blames_version, first_use, proven
 from pocketrec.install_state import (
     MAX_REJECTED,
     Rejected,
@@ -89,6 +91,7 @@ def install(
     engine: str | None = None,
     allow_downgrade: bool = False,
     again: bool = False,
+    seconds: float = REPLAY_SECONDS,
 ) -> Installed:
     """Make the bundle at `bundle` the live version of the directory `into`; what was live stays beside it.
 
@@ -100,6 +103,7 @@ def install(
         allow_downgrade: also a lower model or catalogue version than the live one, or the same versions with
             other content.
         again: also a bundle that was rolled back here.
+        seconds: that replaying the golden vectors may take; for an engine that is slow here.
 
     Returns:
         What is live now. `changed` is False when this very bundle was live already.
@@ -111,11 +115,12 @@ def install(
             still is.
     """
     directory = Path(into)
+    prove = partial(proven, public_keys=public_keys, engine=engine, seconds=seconds)
     try:
         if is_delta(bundle):
             read_state(directory)  # before the lock makes a file where nothing is installed
             with locked(directory, "install.lock"), Delta(bundle, public_keys) as delta:
-                return _install_delta(directory, delta, public_keys, engine, again)
+                return _install_delta(directory, delta, public_keys, prove, again)
         (directory / "versions").mkdir(parents=True, exist_ok=True)
         with locked(directory, "install.lock"), Bundle.open(bundle, public_keys) as source:
             state = _state_or_none(directory)
@@ -123,33 +128,31 @@ def install(
                 if _is_live(state, source.manifest) and not again:
                     return _describe(directory, state)
                 _check_step(state, source.manifest, allow_downgrade, again)
-            return _install(directory, lambda target: _copy_files(source, target), public_keys, engine)
+            return _install(directory, lambda target: _copy_files(source, target), prove)
     except OSError as error:
         raise failed(directory, error) from error
 
 
 def _install_delta(
-    directory: Path, delta: Delta, public_keys: Sequence[bytes], engine: str | None, again: bool
+    directory: Path, delta: Delta, public_keys: Sequence[bytes], prove: Callable[[Path], Version], again: bool
 ) -> Installed:
     state = read_state(directory)
     if _is_live(state, delta.manifest) and not again:
         return _describe(directory, state)
     _check_step(state, delta.manifest, False, again)
     with Bundle.open(directory / "versions" / state.live.name, public_keys) as base:
-        return _install(directory, lambda target: delta.apply(base, target), public_keys, engine)
+        return _install(directory, lambda target: delta.apply(base, target), prove)
 
 
-def _install(
-    directory: Path, make: Callable[[Path], None], public_keys: Sequence[bytes], engine: str | None
-) -> Installed:
-    """Have `make` make a version in a new directory, check it as a stranger's, swap it in. Under the lock of
-    installations."""
+def _install(directory: Path, make: Callable[[Path], None], prove: Callable[[Path], Version]) -> Installed:
+    """Have `make` make a version in a new directory and `prove` check it as a stranger's, swap it in. Under
+    the lock of installations."""
     work = directory / "versions" / f".new-{secrets.token_hex(8)}"
     try:
         work.mkdir()
         make(work)
         sync_directory(work)
-        version = _proven(work, public_keys, engine)
+        version = prove(work)
         with locked(directory):
             state = _state_or_none(directory)
             os.rename(work, directory / "versions" / version.name)
@@ -252,14 +255,14 @@ def _tried(directory: Path, start: Callable[[Version], Recommender], *, keep_his
         try:
             recommender = start(state.live)
             try:
-                _first_use(recommender)
+                first_use(recommender)
             except BaseException:
                 if keep_history:
                     recommender._keep(History())
                 recommender.close()
                 raise
         except BaseException as error:
-            if state.previous is None or not _blames_version(error):
+            if state.previous is None or not blames_version(error):
                 write_state(directory, state)
                 raise
             reason = f"{getattr(error, 'code', type(error).__name__)}: {error}"
@@ -268,48 +271,6 @@ def _tried(directory: Path, start: Callable[[Version], Recommender], *, keep_his
         write_state(directory, state.model_copy(update={"trial": None, "attempts": 0}))
         return recommender
     return start(state.live)
-
-
-def _blames_version(error: BaseException) -> bool:
-    """Whether a failed first use is the version's fault, rather than the caller's arguments, the history's,
-    the disk's or an interrupt."""
-    if isinstance(error, BundleError):
-        return not error.code.startswith("signature-")  # the keys are the caller's
-    if isinstance(error, PocketrecError):
-        return error.code in ("engine-failed", "install-golden", "query-invalid", "scores-invalid")
-    return isinstance(error, Exception) and not isinstance(error, OSError)
-
-
-def _first_use(recommender: Recommender) -> None:
-    """All that a list goes through, on what the golden vectors ask for and on the history that is there."""
-    _replay(recommender)
-    recommender.recommend(10)
-
-
-def _replay(recommender: Recommender) -> None:
-    mismatches = replay(recommender, parse_golden(recommender.bundle.file_bytes(GOLDEN_NAME)))
-    if mismatches:
-        first = mismatches[0]
-        raise PocketrecError(
-            f"{len(mismatches)} answers of the {recommender.engine} engine differ from the golden vectors;"
-            f" case {first.case}: {first.reason}, {first.detail}.",
-            code="install-golden",
-            remedy="Run `pocketrec verify` on the bundle, or name another engine.",
-        )
-
-
-def _proven(path: Path, public_keys: Sequence[bytes], engine: str | None) -> Version:
-    """Check the bundle at `path` in full, and its answers."""
-    with Recommender.open(path, engine=engine, public_keys=public_keys) as recommender:
-        _replay(recommender)
-        manifest = recommender.bundle.manifest
-    numbers = f"{manifest.model_version}-{manifest.catalogue_version}-{manifest.bundle_id[:16]}"
-    return Version(
-        name=f"{numbers}-{secrets.token_hex(4)}",
-        bundle_id=manifest.bundle_id,
-        model_version=manifest.model_version,
-        catalogue_version=manifest.catalogue_version,
-    )
 
 
 def _copy_files(source: Bundle, target: Path) -> None:

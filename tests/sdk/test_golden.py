@@ -11,7 +11,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pocketrec.errors import BundleError
-from pocketrec.golden import Case, Golden, Request, compute_cases, disagreements, parse_golden, replay
+from pocketrec.gate import StoppedError
+from pocketrec.golden import (
+    MAX_CASE_EVENTS,
+    MAX_CASES,
+    Case,
+    Golden,
+    Request,
+    compute_cases,
+    disagreements,
+    parse_golden,
+    replay,
+)
 from pocketrec.recommender import Recommender
 from tiny_bundle import HISTORIES, item_id
 
@@ -104,3 +115,38 @@ def test_histories_become_requests(recommender: Recommender) -> None:
     plain, full = compute_cases(recommender, [[item_id(1)], Request(history=((item_id(1), "", None),), k=3)])
     assert plain.k == 10
     assert full.items == plain.items[:3]
+
+
+def test_the_limits_admit_what_lies_on_them() -> None:
+    case = good()["cases"][0]
+    most = case | {"history": [["a", "", None]] * MAX_CASE_EVENTS}
+    assert len(parse_golden(json.dumps(good() | {"cases": [case] * (MAX_CASES - 1) + [most]}).encode()).cases)
+    for cases in ([case] * (MAX_CASES + 1), [most | {"history": [*most["history"], ["a", "", None]]}]):
+        with pytest.raises(BundleError) as caught:
+            parse_golden(json.dumps(good() | {"cases": cases}).encode())
+        assert caught.value.code == "too-large"
+        assert caught.value.remedy
+
+
+def test_no_more_is_ranked_than_was_expected(recommender: Recommender) -> None:
+    """A case may ask for two thousand million items; the answer is as long as the expected one, and one."""
+    (case,) = compute_cases(recommender, [Request(history=(), k=3)])
+    asked: list[int] = []
+
+    class Watched(Recommender):
+        def rank(self, history: Any, k: int = 10, **rest: Any) -> Any:
+            asked.append(k)
+            return recommender.rank(history, k, **rest)
+
+    huge = Golden(tolerance=1, cases=(case.model_copy(update={"k": 2**31 - 1}),))
+    (mismatch,) = replay(Watched(), huge)
+    assert (mismatch.reason, asked) == ("count", [4])
+
+
+def test_replaying_ends_in_time(recommender: Recommender) -> None:
+    cases = tuple(compute_cases(recommender, [[item_id(1)], [item_id(2)]]))
+    assert replay(recommender, Golden(tolerance=1, cases=cases), seconds=60) == []
+    with pytest.raises(StoppedError) as caught:
+        replay(recommender, Golden(tolerance=1, cases=cases), seconds=0)
+    assert caught.value.code == "deadline-exceeded"
+    assert "0 of 2" in str(caught.value)

@@ -107,6 +107,15 @@ def test_wrong_answers_are_never_live(versions: dict[int, Path], tmp_path: Path)
     assert names(into) == ["1"]
 
 
+def test_answers_that_take_too_long_are_never_live(versions: dict[int, Path], tmp_path: Path) -> None:
+    into = tmp_path / "app"
+    pocketrec.install(versions[1], into)
+    assert code_of(lambda: pocketrec.install(versions[2], into, seconds=0)) == "install-slow"
+    assert live(into) == 1
+    assert names(into) == ["1"]
+    assert pocketrec.install(versions[2], into).model_version == 2
+
+
 def test_nothing_hostile_is_installed(versions: dict[int, Path], tmp_path: Path) -> None:
     into = tmp_path / "bundles"
     pocketrec.install(versions[1], into)
@@ -159,7 +168,7 @@ def test_the_version_before_is_live_again_when_the_first_use_fails(
 def _die_in_first_use(into: Path) -> None:
     from pocketrec import install_versions
 
-    install_versions._first_use = lambda recommender: os.kill(os.getpid(), signal.SIGKILL)
+    install_versions.first_use = lambda recommender: os.kill(os.getpid(), signal.SIGKILL)
     install_versions.open_installed(into)
 
 
