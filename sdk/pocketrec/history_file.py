@@ -223,6 +223,7 @@ class HistoryFile:
         try:
             if self._key is not None:
                 unlock(db, self._key)
+            db.execute("PRAGMA trusted_schema=OFF")  # nothing in the file calls functions of the app
         except BaseException:
             db.close()
             raise

@@ -7,6 +7,10 @@ later release, or of another program, is refused and left as it is.
 
 from __future__ import annotations
 
+import functools
+import sqlite3
+from collections.abc import Iterable
+from contextlib import closing
 from typing import Any
 
 from pocketrec.history_errors import HistoryError, damaged
@@ -36,15 +40,30 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
 VERSION = len(MIGRATIONS)
 
 
+_FRAMEWORK = ("table", "android_metadata", "android_metadata", "CREATE TABLE android_metadata (locale TEXT)")
+"""What Android's framework puts into every database that it opens."""
+
+
 def check_owner(db: Any, path: str) -> None:
-    """Refuse a file that is not ours to touch.
+    """Refuse a file that is not ours to touch: another program's, a later release's, or one of ours with more
+    in it than we made.
+
+    A trigger, a view in the place of a table or a column with an expression would run with our statements,
+    and keep what was deleted; so the schema has to be ours to the letter, before anything is written.
 
     Raises:
-        HistoryError: `history-foreign`, `history-newer`.
+        HistoryError: `history-foreign`, `history-newer`, `history-corrupt` (something of ours is missing).
     """
-    application, version = pragma(db, "application_id"), pragma(db, "user_version")
-    tables = db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
-    if application != APPLICATION_ID and (application or version or tables):
+    db.execute("BEGIN")  # one state: another process may be making the file just now
+    try:
+        application, version = pragma(db, "application_id"), pragma(db, "user_version")
+        rows = db.execute("SELECT type, name, tbl_name, sql FROM sqlite_master").fetchall()
+    finally:
+        if db.in_transaction:  # an error of the disk has ended it already
+            db.execute("ROLLBACK")
+    # An index without a statement is one that SQLite made for a key of a table.
+    found = {row for row in rows if row[3] is not None or row[0] != "index"} - {_FRAMEWORK}
+    if version < 0 or (application != APPLICATION_ID and (application or version or found)):
         raise HistoryError(
             f"{path} is a database of another program.",
             code="history-foreign",
@@ -56,6 +75,31 @@ def check_owner(db: Any, path: str) -> None:
             code="history-newer",
             remedy="Update pocketrec.",
         )
+    ours = _schema(version)
+    if ours - found:
+        raise damaged(f"{path} lacks, or has another, {_names(ours - found)}")
+    if found - ours:
+        raise HistoryError(
+            f"{path} holds what pocketrec never made: {_names(found - ours)}.",
+            code="history-foreign",
+            remedy="Somebody changed it; restore it from a backup, or choose another file for the history.",
+        )
+
+
+def _names(rows: Iterable[tuple[Any, ...]]) -> str:
+    """Kind and name of a few; the names are a stranger's."""
+    names = sorted(f"{row[0]!s:.20} {str(row[1])[:60]!r}" for row in rows)
+    return ", ".join(names[:5])
+
+
+@functools.cache
+def _schema(version: int) -> frozenset[tuple[str, str, str, str]]:
+    """What a file of this version has in `sqlite_master`: (type, name, table, statement)."""
+    with closing(sqlite3.connect(":memory:")) as db:
+        for statement in (statement for step in MIGRATIONS[:version] for statement in step):
+            db.execute(statement)
+        rows = db.execute("SELECT type, name, tbl_name, sql FROM sqlite_master WHERE sql IS NOT NULL")
+        return frozenset(rows.fetchall())
 
 
 def migrate(db: Any) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 import shutil
 import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -13,12 +14,13 @@ from hypothesis import strategies as st
 
 from history_files import refused
 from pocketrec.history import History, HistoryError
-from pocketrec.history_schema import VERSION
-from support import require_package
+from pocketrec.history_schema import APPLICATION_ID, VERSION
+from support import not_applicable, require_package
 
 TYPED = {
     "history-corrupt", "history-foreign", "history-newer", "history-invalid", "history-io",
     "history-key-wrong", "history-not-encrypted", "history-unwritable",
+    "history-full",  # SQLite's word for a sequence number that has no successor
 }  # fmt: skip
 
 
@@ -149,3 +151,60 @@ def test_a_schema_that_is_no_text(tmp_path: Path) -> None:
         History(file)
     assert caught.value.code == "history-corrupt"
     assert file.read_bytes() == harmed
+
+
+SURPLUS = [
+    "CREATE TRIGGER keep AFTER INSERT ON events BEGIN INSERT INTO kept VALUES (new.item_id); END",
+    "CREATE TRIGGER events AFTER DELETE ON events BEGIN SELECT raise(IGNORE); END",
+    "CREATE TABLE kept (item_id TEXT)",
+    "CREATE VIEW seen AS SELECT * FROM events",
+    "CREATE INDEX other ON events (event)",
+    "CREATE UNIQUE INDEX other ON events (lower(item_id))",
+    "CREATE VIRTUAL TABLE words USING fts5(item_id)",
+    "CREATE TABLE android_metadata (locale TEXT DEFAULT 'en')",
+    "ALTER TABLE events ADD COLUMN copy TEXT AS (hex(item_id))",
+]
+
+
+@pytest.mark.parametrize("statement", SURPLUS)
+@pytest.mark.parametrize("version", [1, VERSION])
+def test_what_we_never_made_is_not_run(tmp_path: Path, statement: str, version: int) -> None:
+    """A trigger would run with our statements, and keep what is forgotten. Nothing is written before this."""
+    file = tmp_path / "me.db"
+    with closing(sqlite3.connect(file)) as db:
+        db.executescript(Path(__file__).with_name("history_v1.sql").read_text("utf-8"))
+    if version > 1:
+        with History(file) as history:
+            history.record("mine")
+    with closing(sqlite3.connect(file)) as db:
+        db.execute("PRAGMA journal_mode=DELETE").fetchall()
+        try:
+            db.execute("CREATE TABLE kept (item_id TEXT)")
+            db.execute("DROP TABLE kept" if "keep" not in statement else "SELECT 1")
+            db.execute(statement)
+        except sqlite3.OperationalError as error:
+            not_applicable(f"this SQLite: {error}")
+        db.commit()
+    before = file.read_bytes()
+    assert refused(lambda: History(file)) in ("history-foreign", "history-corrupt")
+    assert file.read_bytes() == before
+    with closing(sqlite3.connect(file)) as db:
+        assert db.execute("SELECT count(*) FROM events").fetchone()[0] >= 3
+
+
+def test_what_androids_framework_adds_is_no_fault(tmp_path: Path) -> None:
+    file = tmp_path / "me.db"
+    with closing(sqlite3.connect(file)) as db:
+        db.execute("CREATE TABLE android_metadata (locale TEXT)")
+    with History(file) as history:
+        history.record("a")
+    use(file)
+
+
+@pytest.mark.parametrize("version", [-1, -3, -(2**31)])
+def test_a_version_below_zero(tmp_path: Path, version: int) -> None:
+    file = tmp_path / "me.db"
+    with closing(sqlite3.connect(file)) as db:
+        db.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+        db.execute(f"PRAGMA user_version = {version}")
+    assert refused(lambda: History(file)) == "history-foreign"
