@@ -100,6 +100,7 @@ class ExecutorchEngine(CheckedEngine):
         if (got, given) != (inputs, outputs):
             raise BundleError(
                 f"model.pte takes {got} and gives {given}, the manifest asks for {inputs} and {outputs}.",
+                code="graph-invalid",
                 remedy="Build the bundle again.",
             )
 

@@ -132,6 +132,7 @@ class NumpyEngine(CheckedEngine):
         if not 1 <= rank <= most:
             raise BundleError(
                 f"{name!r} is {list(factor.shape)} in its first part; its rank must be 1 to {most}.",
+                code="tensors-invalid",
                 remedy="Build the bundle again.",
             )
         return rank
@@ -157,11 +158,16 @@ class NumpyEngine(CheckedEngine):
     def _expect(self, name: str, shape: tuple[int, ...], dtype: type) -> None:
         tensor = self.tensors.get(name)
         if tensor is None:
-            raise BundleError(f"the backbone has no tensor {name!r}.", remedy="Build the bundle again.")
+            raise BundleError(
+                f"the backbone has no tensor {name!r}.",
+                code="tensors-invalid",
+                remedy="Build the bundle again.",
+            )
         if tensor.shape != shape or tensor.dtype != dtype:
             raise BundleError(
                 f"{name!r} is {tensor.dtype} {list(tensor.shape)}, the manifest asks for "
                 f"{np.dtype(dtype)} {list(shape)}.",
+                code="tensors-invalid",
                 remedy="Build the bundle again.",
             )
 

@@ -46,7 +46,8 @@ class OnnxRuntimeEngine(CheckedEngine):
 
     Raises:
         PocketrecError: code "engine-failed", ONNX Runtime refuses the model.
-        BundleError: the inputs or outputs of the model are not those of L = `length` and d = `dim`.
+        BundleError: `graph-invalid`, the inputs or outputs of the model are not those of L = `length` and
+            d = `dim`.
     """
 
     name = "onnxruntime"
@@ -92,6 +93,7 @@ class OnnxRuntimeEngine(CheckedEngine):
         if got != {name: ("tensor(float)", shape) for name, shape in wanted.items()}:
             raise BundleError(
                 f"the {what} of model.onnx are {got}, the manifest asks for float32 {wanted}.",
+                code="graph-invalid",
                 remedy="Build the bundle again.",
             )
 

@@ -12,6 +12,7 @@ computes something else is found out by its own answers, as before.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
     from pocketrec.bundle import Bundle
 
 Array = NDArray[Any]
+
+_log = logging.getLogger(__name__)
 
 MOST_BYTES = 64 << 20
 """Of a backbone: beyond it, holding the weights twice costs more than the time is worth."""
@@ -69,9 +72,11 @@ def load(
             mask[0, -count:] = 1
             want = whole(rows, mask).reshape(-1)
             if not np.linalg.norm(short.run(rows[0, -count:]) - want) <= _AGREE * np.linalg.norm(want):
+                _log.debug("no graph for short histories: model.onnx answers otherwise to %d events", count)
                 return None
-    except Exception:
+    except Exception as error:
         # An ONNX Runtime without these operators, damaged tensors: any of a dozen types. The file goes on.
+        _log.debug("no graph for short histories: %s: %s", type(error).__name__, error)
         return None
     return short
 

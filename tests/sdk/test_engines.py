@@ -248,8 +248,9 @@ def test_graphs_of_another_size_are_refused(bundles: Bundles, name: str) -> None
     bundle = bundles["mixed"]
     data = bundle.path_or_bytes(bundle.manifest.engines[name].file)
     kind = {"onnxruntime": OnnxRuntimeEngine, "executorch": ExecutorchEngine}[name]
-    with pytest.raises(BundleError, match=r"manifest asks for"):
+    with pytest.raises(BundleError, match=r"manifest asks for") as caught:
         kind(data, LENGTH + 1, DIM)
+    assert caught.value.code == "graph-invalid"
     with pytest.raises(BundleError, match=r"manifest asks for"):
         kind(data, LENGTH, DIM * 2)
 
@@ -257,8 +258,9 @@ def test_graphs_of_another_size_are_refused(bundles: Bundles, name: str) -> None
 def test_tensors_of_another_shape_are_refused() -> None:
     tensors = backbone_tensors(BACKBONE, RECIPES["int8"])
     for name, tensor in tensors.items():
-        with pytest.raises(BundleError, match=name.replace(".", r"\.")):
+        with pytest.raises(BundleError, match=name.replace(".", r"\.")) as caught:
             NumpyEngine(tensors | {name: tensor[:-1]}, BACKBONE.shape, LENGTH, DIM)
+        assert caught.value.code == "tensors-invalid"
         with pytest.raises(BundleError, match=name.removesuffix(".q").replace(".", r"\.")):
             NumpyEngine({k: t for k, t in tensors.items() if k != name}, BACKBONE.shape, LENGTH, DIM)
 

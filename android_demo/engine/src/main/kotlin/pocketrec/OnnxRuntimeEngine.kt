@@ -32,7 +32,7 @@ internal class OnnxRuntimeEngine(model: ByteArray, private val graph: Graph) : E
             if (inputs != wanted || outputs != mapOf("query" to listOf(1L, dim.toLong()))) {
                 throw BundleException(
                     "model.onnx has the inputs $inputs and outputs $outputs, the manifest asks for others.",
-                    "bundle-invalid", "Build the bundle again.",
+                    "graph-invalid", "Build the bundle again.",
                 )
             }
         }
