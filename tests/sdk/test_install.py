@@ -168,7 +168,7 @@ def test_the_version_before_is_live_again_when_the_first_use_fails(
 def _die_in_first_use(into: Path) -> None:
     from pocketrec import install_versions
 
-    install_versions.first_use = lambda recommender: os.kill(os.getpid(), signal.SIGKILL)
+    install_versions.__dict__["first_use"] = lambda recommender: os.kill(os.getpid(), signal.SIGKILL)
     install_versions.open_installed(into)
 
 

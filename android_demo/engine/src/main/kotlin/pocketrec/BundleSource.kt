@@ -124,6 +124,8 @@ internal object Limits {
     const val ITEMS = 1L shl 26
     const val HEADER_BYTES = 1L shl 20
     const val GOLDEN_BYTES = 16L shl 20
+    const val GOLDEN_CASES = 1_000 // a stranger chooses how many there are
+    const val GOLDEN_EVENTS = 16_384 // in the history of one
     const val ID_BYTES = 512
 }
 

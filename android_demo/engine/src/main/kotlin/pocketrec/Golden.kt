@@ -14,7 +14,8 @@ public class Golden private constructor(private val tolerance: Double, private v
 
     /** Every way in which [recommender] disagrees with the vectors; empty when it agrees with all. */
     public suspend fun replay(recommender: Recommender): List<String> = cases.flatMapIndexed { index, case ->
-        val answer = recommender.rank(case.history, case.k, case.candidates, case.exclude, case.filterSeen)
+        // One item more than expected tells a list that is too long, and a stranger's k makes none of a million.
+        val answer = recommender.rank(case.history, minOf(case.k, case.items.size + 1), case.candidates, case.exclude, case.filterSeen)
         val found = ArrayList<String>()
         if (answer.fallback != case.fallback) found.add("case $index: fallback is ${answer.fallback}")
         if (answer.size != case.items.size) {
@@ -44,14 +45,14 @@ public class Golden private constructor(private val tolerance: Double, private v
             val top = Fields(Json.parse(bundle.fileBytes("golden.json"), "golden.json"), "golden", CODE)
             val tolerance = top.number("tolerance")
             top.check(tolerance >= 0 && tolerance < 1e6, "has a tolerance outside 0 … 1e6")
-            val cases = top.list("cases").map { case(Fields(it, "golden.cases", CODE)) }
+            val cases = limited(top.list("cases"), Limits.GOLDEN_CASES, "cases").map { case(Fields(it, "golden.cases", CODE)) }
             top.done()
             return Golden(tolerance, cases)
         }
 
         private fun case(fields: Fields): Case {
             val made = Case(
-                fields.list("history").map { event(fields, it) },
+                limited(fields.list("history"), Limits.GOLDEN_EVENTS, "events in a history").map { event(fields, it) },
                 fields.int("k", 1..Int.MAX_VALUE), fields.flag("filter_seen"), fields.texts("exclude"),
                 if (fields.any("candidates") == null) null else fields.texts("candidates"),
                 fields.flag("fallback"), fields.texts("items"),
@@ -70,6 +71,13 @@ public class Golden private constructor(private val tolerance: Double, private v
                 "has a history with something else than events",
             )
             return Event(parts!![0] as String, parts[1] as String, parts[2] as Long?)
+        }
+
+        private fun limited(values: List<Any?>, most: Int, what: String): List<Any?> {
+            if (values.size <= most) return values
+            throw BundleException(
+                "golden.json holds ${values.size} $what; at most $most are allowed.", "too-large", "Build the bundle with fewer.",
+            )
         }
 
         private fun invalid(what: String): Nothing =

@@ -28,13 +28,22 @@ internal object HistorySchema {
     )
     private val VERSION = MIGRATIONS.size.toLong()
 
-    /** Throws `history-foreign` or `history-newer` for a file that is not ours to touch. */
+    /** What Android's framework puts into every database it opens, and what SQLite makes for AUTOINCREMENT. */
+    private val FRAMEWORK = made("CREATE TABLE android_metadata (locale TEXT)")
+    private val SEQUENCE = listOf("table", "sqlite_sequence", "CREATE TABLE sqlite_sequence(name,seq)")
+
+    /**
+     * Throws `history-foreign`, `history-newer` or `history-corrupt` for a file that is not ours to touch: another program's, a
+     * later release's, or one of ours with more in it than we made, or less. A trigger, or a view in the place of a table, would
+     * run with our statements; so the schema has to be ours to the letter, before anything is written.
+     */
     fun checkOwner(db: SqlDatabase) {
         val application = pragma(db, "application_id")
         val version = pragma(db, "user_version")
-        // android_metadata is what Android's framework puts into every database it opens.
-        val tables = db.query("SELECT count(*) FROM sqlite_master WHERE name <> 'android_metadata'")[0][0] as Long
-        if (application != APPLICATION_ID && (application != 0L || version != 0L || tables != 0L)) {
+        // An index without a statement is one that SQLite made for a key of a table.
+        val rows = db.query("SELECT type, name, sql FROM sqlite_master")
+        val found = rows.filter { it[2] != null || it[0] != "index" }.toSet() - setOf(FRAMEWORK)
+        if (version < 0 || application != APPLICATION_ID && (application != 0L || version != 0L || found.isNotEmpty())) {
             throw HistoryException(
                 "the database is one of another program.", "history-foreign", "Choose another file for the history.",
             )
@@ -44,7 +53,25 @@ internal object HistorySchema {
                 "the history has version $version; this release knows $VERSION.", "history-newer", "Update pocketrec.",
             )
         }
+        val ours = MIGRATIONS.take(version.toInt()).flatten().filter { it.startsWith("CREATE ") }.map(::made).toMutableSet()
+        if (version > 0) ours += SEQUENCE
+        if (!found.containsAll(ours)) throw damaged("it lacks, or has another, ${names(ours - found)}")
+        if (!ours.containsAll(found)) {
+            throw HistoryException(
+                "the history holds what pocketrec never made: ${names(found - ours)}.", "history-foreign",
+                "Somebody changed it; restore it from a backup, or choose another file for the history.",
+            )
+        }
     }
+
+    /** The row of `sqlite_master` that a statement makes: its kind, its name, itself. */
+    private fun made(statement: String): List<Any?> {
+        val (_, kind, name) = statement.split(' ')
+        return listOf(kind.lowercase(java.util.Locale.ROOT), name, statement)
+    }
+
+    /** Kind and name of a few; the names are a stranger's. */
+    private fun names(rows: Set<List<Any?>>): String = rows.take(5).joinToString { "${it[0]} ${"${it[1]}".take(60)}" }
 
     fun isCurrent(db: SqlDatabase): Boolean = pragma(db, "user_version") == VERSION
 

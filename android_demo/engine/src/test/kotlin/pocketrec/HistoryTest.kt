@@ -2,6 +2,7 @@ package pocketrec
 
 import org.junit.jupiter.api.Assertions.assertEquals
 import org.junit.jupiter.api.Assertions.assertFalse
+import org.junit.jupiter.api.Assertions.assertThrows
 import org.junit.jupiter.api.Assertions.assertTrue
 import org.junit.jupiter.api.Test
 import org.junit.jupiter.api.io.TempDir
@@ -182,6 +183,29 @@ class HistoryTest {
         open().close()
         JdbcDatabase(file).use { it.execute("PRAGMA user_version = 9") }
         assertCode("history-newer") { open() }
+    }
+
+    @Test
+    fun `what we never made is refused before anything is written`() {
+        val surplus = listOf(
+            "CREATE TRIGGER keep AFTER DELETE ON events BEGIN SELECT raise(IGNORE); END", "CREATE TABLE kept (item_id TEXT)",
+            "CREATE VIEW seen AS SELECT * FROM events", "CREATE INDEX other ON events (event)",
+            "CREATE TABLE android_metadata (locale TEXT DEFAULT 'en')", "ALTER TABLE events ADD COLUMN copy TEXT DEFAULT 'x'",
+            "DROP INDEX events_item", "PRAGMA user_version = 1", "PRAGMA user_version = -3",
+        )
+        for (statement in surplus) {
+            folder.listFiles()!!.forEach { it.delete() }
+            open().use { it.record(Event("a")) }
+            JdbcDatabase(file).use { it.query("PRAGMA journal_mode=DELETE"); it.execute(statement) }
+            val before = file.readBytes()
+            val error = assertThrows(HistoryException::class.java) { open().close() }
+            assertTrue(error.code in setOf("history-foreign", "history-corrupt"), "$statement: ${error.code}")
+            assertTrue(before.contentEquals(file.readBytes()), statement)
+        }
+        folder.listFiles()!!.forEach { it.delete() }
+        JdbcDatabase(file).use { it.execute("CREATE TABLE android_metadata (locale TEXT)") }
+        open().use { assertTrue(it.record(Event("a"))) }
+        open().use { assertEquals(1, it.events().size) }
     }
 
     @Test
