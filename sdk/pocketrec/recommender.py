@@ -369,6 +369,8 @@ class Recommender:
 
     def _positions(self, ids: Collection[str]) -> NDArray[np.intp]:
         """Positions of the ids that the catalogue has, ascending, each once."""
+        if not ids:
+            return np.empty(0, dtype=np.intp)
         positions = self.bundle.catalogue.positions(list(ids))
         return distinct(positions[positions >= 0])
 

@@ -25,13 +25,22 @@ def tensors_of(item_ids: list[str], **display: list[str]) -> dict[str, Any]:
     return tiny_content(item_ids=item_ids, prior=prior, display=display).catalogue_tensors()
 
 
-@given(item_ids=catalogues, others=st.lists(ids, max_size=30))
-def test_positions_are_found(item_ids: list[str], others: list[str]) -> None:
+@given(
+    item_ids=catalogues,
+    others=st.lists(ids, max_size=30),
+    fences=st.sampled_from([1, 2, 3, 1024]),
+    few=st.sampled_from([0, 192]),
+)
+def test_positions_are_found(item_ids: list[str], others: list[str], fences: int, few: int) -> None:
+    """One by one and in the vectorised search, with few fences and with one for each item."""
     catalogue = Catalogue(tensors_of(item_ids), len(item_ids), ())
     wanted = item_ids + others
     expected = [item_ids.index(item_id) if item_id in item_ids else -1 for item_id in wanted]
-    assert catalogue.positions(wanted).tolist() == expected
-    assert catalogue.positions(wanted * 3).tolist() == expected * 3  # many: the vectorised search
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "_FENCES", fences)
+        patch.setattr(module, "_FEW", few)
+        assert catalogue.positions(wanted).tolist() == expected
+        assert catalogue.positions(wanted * 3).tolist() == expected * 3  # remembered
     one_by_one = [catalogue.position(item_id) for item_id in wanted]
     assert [-1 if found is None else found for found in one_by_one] == expected
     assert [catalogue.item_id(position) for position in range(len(item_ids))] == item_ids
