@@ -45,7 +45,7 @@ _AGREE = 0.03
 """Difference of two queries by the length of one: what an activation that rounds the other way may cause."""
 
 _MASKED = np.float32(-1e9)
-_SMALLEST_NORMAL = np.finfo(np.float32).smallest_normal
+_NEXT_TO_NOTHING = np.float32(255) * np.finfo(np.float32).smallest_normal
 _END = np.iinfo(np.int64).max
 
 
@@ -157,20 +157,20 @@ class _Writer:
 
     def _layer(self, h: str, prefix: str, keys: list[str], queries: list[str], bias: str) -> str:
         """One layer; without a `bias` it is the last, of which only the last row is wanted."""
-        node = self.graph.node
+        node, one = self.graph.node, not bias
         n = self._rms(h, f"{prefix}.input_norm")
         names = [f"{prefix}.{part}_proj" for part in "qkv"]
         if bias:
             q, k, v = self._linears(n, names)
         else:
             h, own = self._last(h), self._last(n)
-            (q,), (k, v) = self._linears(own, names[:1]), self._linears(n, names[1:])
+            (q,), (k, v) = self._linears(own, names[:1], one), self._linears(n, names[1:])
         a = self._attention(prefix, q, k, v, keys, queries, bias)
-        h = node("Add", h, self._linears(a, [f"{prefix}.o_proj"])[0])
+        h = node("Add", h, self._linears(a, [f"{prefix}.o_proj"], one)[0])
         n = self._rms(h, f"{prefix}.post_norm")
-        gate, up = self._linears(n, [f"{prefix}.gate_proj", f"{prefix}.up_proj"])
+        gate, up = self._linears(n, [f"{prefix}.gate_proj", f"{prefix}.up_proj"], one)
         gated = node("Mul", node("Mul", gate, node("Sigmoid", gate)), up)
-        return node("Add", h, self._linears(gated, [f"{prefix}.down_proj"])[0])
+        return node("Add", h, self._linears(gated, [f"{prefix}.down_proj"], one)[0])
 
     def _attention(
         self, prefix: str, q: str, k: str, v: str, keys: list[str], queries: list[str], bias: str
@@ -214,40 +214,44 @@ class _Writer:
     def _last(self, x: str) -> str:
         return self.graph.node("Slice", x, self.last_axis, self.end, self.first_axis)
 
-    def _linears(self, x: str, names: Sequence[str]) -> list[str]:
-        """The linears `names` of x [m, in]: one product where all have one form."""
+    def _linears(self, x: str, names: Sequence[str], one: bool = False) -> list[str]:
+        """The linears `names` of x [m, in]: one product where all have one form. With `one`, m is 1."""
         if any(f"{name}.a" in self.tensors or f"{name}.a.q" in self.tensors for name in names):
-            return [self._low_rank(x, name) for name in names]
+            return [self._low_rank(x, name, one) for name in names]
         forms = {self.tensors[_stored(self.tensors, name)].dtype.name for name in names}
         if len(forms) > 1:
-            return [self._linears(x, [name])[0] for name in names]
-        y = {"float32": self._fp32, "int8": self._int8, "uint8": self._int4}[forms.pop()](x, names)
+            return [self._linears(x, [name], one)[0] for name in names]
+        y = {"float32": self._fp32, "int8": self._int8, "uint8": self._int4}[forms.pop()](x, names, one)
         if len(names) == 1:
             return [y]
         sizes = [len(self.tensors[_stored(self.tensors, name)]) for name in names]
         return self.graph.nodes("Split", y, self.graph.constant(sizes), names=len(names), axis=-1)
 
-    def _low_rank(self, x: str, name: str) -> str:
+    def _low_rank(self, x: str, name: str, one: bool) -> str:
         if _stored(self.tensors, name) in self.tensors:
-            return self._linears(x, [name])[0]
-        return self._linears(self._linears(x, [f"{name}.a"])[0], [f"{name}.b"])[0]
+            return self._linears(x, [name], one)[0]
+        return self._linears(self._linears(x, [f"{name}.a"], one)[0], [f"{name}.b"], one)[0]
 
-    def _fp32(self, x: str, names: Sequence[str]) -> str:
+    def _fp32(self, x: str, names: Sequence[str], one: bool) -> str:
         weights = np.concatenate([self.tensors[name].T for name in names], axis=1)
         return self.graph.node("MatMul", x, self.graph.constant(weights))
 
-    def _int8(self, x: str, names: Sequence[str]) -> str:
+    def _int8(self, x: str, names: Sequence[str], one: bool) -> str:
         node, constant = self.graph.node, self.graph.constant
         q = np.concatenate([self.tensors[f"{name}.q"] for name in names]).T.astype(np.int32)
         wide = np.concatenate([self.tensors[f"{name}.scale"] for name in names])
-        a, zero, scale = self._quantised(x)
         weights, middle = constant((q + 128).astype(np.uint8)), constant(np.uint8(128))
+        if one:
+            a, scale, zero = self.graph.nodes("DynamicQuantizeLinear", x, names=3)
+            product = node("DequantizeLinear", node("MatMulInteger", a, weights, zero, middle), scale)
+            return node("Mul", product, constant(wide))
+        a, zero, scale = self._quantised(x)
         product = node("MatMulInteger", a, weights, "", middle)
         shift = node("Reshape", node("Cast", zero, to=6), self.column)
         product = node("Sub", product, node("Mul", shift, constant(q.sum(axis=0, dtype=np.int32))))
         return node("Mul", node("DequantizeLinear", product, scale, axis=0), constant(wide))
 
-    def _int4(self, x: str, names: Sequence[str]) -> str:
+    def _int4(self, x: str, names: Sequence[str], one: bool) -> str:
         node, constant = self.graph.node, self.graph.constant
         q = np.concatenate([self.tensors[f"{name}.q"] for name in names])
         scales = np.concatenate([self.tensors[f"{name}.scale"] for name in names])
@@ -270,12 +274,16 @@ class _Writer:
         return node("Mul", y, node("Reshape", scale, self.column))
 
     def _quantised(self, x: str) -> tuple[str, str, str]:
-        """x [m, in] to a uint8 [m, in], zero point uint8 [m] and scale float32 [m], as `target_onnx` does."""
+        """x [m, in] to a uint8 [m, in], zero point uint8 [m] and scale float32 [m], as `target_onnx` does.
+
+        Row by row what `DynamicQuantizeLinear` does for a whole tensor, and in its place where m is 1: ten
+        small operators cost more there than the product.
+        """
         node, constant = self.graph.node, self.graph.constant
         below = node("Relu", node("Neg", node("ReduceMin", x, self.last_axis, keepdims=0)))
-        above = node("Relu", node("ReduceMax", x, self.last_axis, keepdims=0))
-        step = node("Div", node("Add", above, below), constant(255.0))
-        scale = node("Max", step, constant(np.float32(_SMALLEST_NORMAL)))
+        # Not Relu: a row of zeros has a step that is not 0 then, and no other row notices.
+        above = node("Max", node("ReduceMax", x, self.last_axis, keepdims=0), constant(_NEXT_TO_NOTHING))
+        scale = node("Div", node("Add", above, below), constant(255.0))
         zero = node("QuantizeLinear", below, scale, axis=0)
         return node("QuantizeLinear", x, scale, zero, axis=0), zero, scale
 
