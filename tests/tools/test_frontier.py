@@ -14,12 +14,11 @@ from tiny_data import tiny_rows, write_rows
 from pocketrec_export.metrics import Metrics, pessimistic_rank
 from pocketrec_export.split import Part
 from pocketrec_tools import frontier_replay, frontier_worker
-from pocketrec_tools.bench_report import Figure, ListFigure
+from pocketrec_tools.bench_report import Figure, ListFigure, write_between
 from pocketrec_tools.frontier import KNN, OURS, REPLAY, REQUIREMENTS, Frontier, Way, frontier
 from pocketrec_tools.frontier_page import page
 from pocketrec_tools.quality_peers import write_split
 from pocketrec_tools.quality_records import QualityData
-from pocketrec_tools.scan_bench import write_between
 from support import ROOT, not_applicable
 from tiny_bundle import write_tiny_bundle
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from pocketrec_tools import scan_bench_worker as worker
-from pocketrec_tools.scan_bench import keep_found, page, scan_bench, write_between
+from pocketrec_tools.bench_report import write_between
+from pocketrec_tools.scan_bench import keep_found, page, scan_bench
 
 
 def test_every_way_of_ours_is_measured_and_finds_the_same_ten(tmp_path: Path) -> None:

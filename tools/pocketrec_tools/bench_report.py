@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from pocketrec.errors import DataError
 from pocketrec.output import human_bytes
 
 
@@ -180,6 +183,31 @@ class BenchReport:
             f"{human_bytes(self.bytes['total'])}, of which {sizes}."
         )
         yield from (f"Not measured: {reason}" for reason in self.unusable.values())
+
+
+def write_between(path: Path, text: str, what: str = "measured") -> None:
+    """Replace what stands in a page between the mark `<!-- what -->` and the next `<!-- end -->`.
+
+    Raises:
+        DataError: `page-marks`, the page lacks one of them.
+    """
+    before, start, rest = path.read_text().partition(f"<!-- {what} -->\n")
+    _, end, after = rest.partition("<!-- end -->")
+    if not start or not end:
+        raise DataError(
+            f"{path} has no place for what was measured.",
+            code="page-marks",
+            remedy=f"Put a line <!-- {what} --> and a line <!-- end --> where it belongs.",
+        )
+    path.write_text(f"{before}{start}\n{text}\n{end}{after}")
+
+
+def show(text: str, to: Path | None) -> None:
+    """On standard output, or into the page `to`, as `write_between` does."""
+    if to is None:
+        sys.stdout.write(f"{text}\n")
+    else:
+        write_between(to, text)
 
 
 _ROWS = (

@@ -31,7 +31,7 @@ from pocketrec.output import note
 from pocketrec_export.metrics import Metrics
 from pocketrec_tools import frontier_replay, frontier_worker
 from pocketrec_tools.bench import part_sizes
-from pocketrec_tools.bench_report import Figure, ListFigure
+from pocketrec_tools.bench_report import Figure, ListFigure, show
 from pocketrec_tools.evaluate import evaluate
 from pocketrec_tools.frontier_page import page
 from pocketrec_tools.processes import ONE_THREAD, run_python
@@ -293,13 +293,7 @@ def main(
     command = (
         f'make bench-frontier BUNDLE={bundle.name} DATA={data.name} FRONTIER="--runs {runs} --lists {lists}"'
     )
-    text = page(found, command)
-    if to is None:
-        typer.echo(text)
-    else:
-        from pocketrec_tools.scan_bench import write_between
-
-        write_between(to, text)
+    show(page(found, command), to)
 
 
 if __name__ == "__main__":

@@ -22,9 +22,9 @@ import numpy as np
 import psutil
 import typer
 
-from pocketrec.errors import DataError
 from pocketrec.output import note
 from pocketrec_tools import scan_bench_worker as worker
+from pocketrec_tools.bench_report import show
 from pocketrec_tools.machine import machine
 from pocketrec_tools.processes import ONE_THREAD, run_python
 
@@ -216,23 +216,6 @@ def keep_found(
     return {int(n): size for n, size in kept.items()}
 
 
-def write_between(path: Path, text: str, what: str = "measured") -> None:
-    """Replace what stands in a page between the mark `<!-- what -->` and the next `<!-- end -->`.
-
-    Raises:
-        DataError: `page-marks`, the page lacks one of them.
-    """
-    before, start, rest = path.read_text().partition(f"<!-- {what} -->\n")
-    _, end, after = rest.partition("<!-- end -->")
-    if not start or not end:
-        raise DataError(
-            f"{path} has no place for what was measured.",
-            code="page-marks",
-            remedy=f"Put a line <!-- {what} --> and a line <!-- end --> where it belongs.",
-        )
-    path.write_text(f"{before}{start}\n{text}\n{end}{after}")
-
-
 def main(
     sizes: Annotated[str, typer.Option(help="Rows, separated by commas.")] = SIZES,
     runs: Annotated[int, typer.Option(help="Processes for each way.")] = 3,
@@ -251,11 +234,7 @@ def main(
         found = scan_bench(out, [size], runs, rounds, ways, keep)
         command = f'make bench-scan SCAN="--sizes {size} {asked}"'
         kept = keep_found(out / "found.json", found, runs, command)
-    text = page(kept)
-    if to is None:
-        typer.echo(text)
-    else:
-        write_between(to, text)
+    show(page(kept), to)
 
 
 if __name__ == "__main__":
