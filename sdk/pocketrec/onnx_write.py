@@ -120,7 +120,7 @@ def node(
         if isinstance(given, int):
             numbers = _int(3, given) + _int(20, _INT)
         elif isinstance(given, float):
-            numbers = _varint(2 << 3 | 5) + struct.pack("<f", given) + _int(20, _FLOAT)
+            numbers = varint(2 << 3 | 5) + struct.pack("<f", given) + _int(20, _FLOAT)
         else:
             numbers = b"".join(_int(8, number) for number in given) + _int(20, _INTS)
         out += _bytes(5, _bytes(1, name.encode()) + numbers)
@@ -147,14 +147,20 @@ def value(name: str, kind: int, shape: Shape) -> bytes:
 
 
 def _bytes(field: int, content: bytes) -> bytes:
-    return _varint(field << 3 | 2) + _varint(len(content)) + content
+    return varint(field << 3 | 2) + varint(len(content)) + content
 
 
 def _int(field: int, number: int) -> bytes:
-    return _varint(field << 3) + _varint(number)
+    return varint(field << 3) + varint(number)
 
 
-def _varint(number: int) -> bytes:
+_SHORT = [bytes([number]) for number in range(128)]
+
+
+def varint(number: int) -> bytes:
+    """A number as protobuf writes it, in groups of seven bits, the lowest first."""
+    if 0 <= number < 128:  # nearly all: tags and short lengths
+        return _SHORT[number]
     number &= (1 << 64) - 1  # negative ones as two's complement
     out = bytearray()
     while number > 127:

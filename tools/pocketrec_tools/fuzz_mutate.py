@@ -15,6 +15,8 @@ from collections.abc import Callable
 from copy import deepcopy
 from typing import Any
 
+from pocketrec.onnx_write import varint
+
 Mutator = Callable[[bytes, random.Random], bytes]
 
 _BORDERS = (b"0", b"-1", b"1e999", b"4294967296", b"9223372036854775808", b"true", b"null", b'""', b"[]")
@@ -306,13 +308,13 @@ def write_fields(fields: list[tuple[int, int, Any]]) -> bytes:
     """The message of these fields."""
     out = bytearray()
     for number, wire, value in fields:
-        out += _varint(number << 3 | wire)
+        out += varint(number << 3 | wire)
         if wire == 0:
-            out += _varint(value if isinstance(value, int) else len(value))
+            out += varint(value if isinstance(value, int) else len(value))
         elif isinstance(value, int):
-            out += _varint(8) * (wire == 2) + (value % (1 << 64)).to_bytes(8, "little")
+            out += varint(8) * (wire == 2) + (value % (1 << 64)).to_bytes(8, "little")
         else:
-            out += (_varint(len(value)) if wire == 2 else b"") + value
+            out += (varint(len(value)) if wire == 2 else b"") + value
     return bytes(out)
 
 
@@ -325,12 +327,3 @@ def _read_varint(raw: bytes, at: int) -> tuple[int, int]:
         shift += 7
         if byte < 0x80:
             return value, at
-
-
-def _varint(value: int) -> bytes:
-    out = bytearray()
-    while value > 0x7F:
-        out.append(value & 0x7F | 0x80)
-        value >>= 7
-    out.append(value)
-    return bytes(out)
