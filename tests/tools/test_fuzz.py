@@ -13,14 +13,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pocketrec import bundle as bundle_module
-from pocketrec import signing
+from pocketrec import history_file, signing
 from pocketrec.safetensors_map import map_tensors
 from pocketrec_tools import fuzz_pool
 from pocketrec_tools.fuzz import MARK, document, main, marks, part, replay, write_part
+from pocketrec_tools.fuzz_history import mutate_history
 from pocketrec_tools.fuzz_mutate import mutate_json, mutate_tensors, read_fields, write_fields
 from pocketrec_tools.fuzz_pool import Result, judge_one, run_pool
-from pocketrec_tools.fuzz_targets import Targets
-from pocketrec_tools.fuzz_world import small_graph
+from pocketrec_tools.fuzz_targets import Case, Targets
+from pocketrec_tools.fuzz_world import make_world, small_graph
 from support import not_applicable
 
 START, END = marks(MARK)
@@ -54,6 +55,30 @@ def test_a_reader_that_does_not_hash_is_found(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(bundle_module, "_check_hashes", lambda container, manifest: None)
     found = run_pool(600, 1, 2).findings
     assert any("altered and taken" in what for what in found.values()), found
+
+
+def test_a_history_that_runs_what_a_stranger_put_into_it_is_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = make_world(tmp_path / "world")
+    (tmp_path / "work").mkdir()
+    targets = Targets(world, tmp_path / "work")
+
+    def outcomes() -> set[str]:
+        chance, found = random.Random(5), set()
+        for _ in range(150):
+            case = Case("history file", None, mutate_history(world.history, chance))
+            try:
+                found.add(targets.judge(case))
+            except Exception:  # anything that leaves `judge` is a broken law
+                found.add("broken")
+        return found
+
+    sound = outcomes()
+    assert {"refused history-foreign", "refused history-corrupt", "taken: all events"} <= sound
+    assert "broken" not in sound
+    monkeypatch.setattr(history_file, "check_owner", lambda db, path: None)
+    assert "broken" in outcomes()
 
 
 def test_a_reader_that_takes_any_signature_is_found(monkeypatch: pytest.MonkeyPatch) -> None:

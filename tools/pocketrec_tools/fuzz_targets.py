@@ -30,6 +30,7 @@ from pocketrec.history_lines import read_lines, write_lines
 from pocketrec.manifest import MANIFEST_NAME
 from pocketrec.recommender import Recommender
 from pocketrec.text import TextRows
+from pocketrec_tools.fuzz_history import mutate_history
 from pocketrec_tools.fuzz_mutate import (
     Mutator,
     mutate_bytes,
@@ -190,7 +191,7 @@ class Targets:
         return Case("delta", files, pinned=pinned)
 
     def _history(self, chance: random.Random) -> Case:
-        return Case("history file", None, mutate_bytes(self._world.history, chance))
+        return Case("history file", None, mutate_history(self._world.history, chance))
 
     def _lines(self, chance: random.Random) -> Case:
         lines = self._world.lines.splitlines(keepends=True)
@@ -290,9 +291,13 @@ class Targets:
             raise
         with history:
             events = history.events()
-            history.record("item1", "view")
-            if [e.item_id for e in history.events()] != [*(e.item_id for e in events), "item1"]:
+            made = [] if history.record(_SECRET, "view") is None else [_SECRET]
+            if [e.item_id for e in history.events()] != [*(e.item_id for e in events), *made]:
                 raise Broken("what was recorded is not there")
+            history.forget(_SECRET)
+            pending = history.erasure_pending
+        if not pending and any(_SECRET.encode() in path.read_bytes() for path in folder.iterdir()):
+            raise Broken("what was forgotten is still there")
         return "taken: " + ("all events" if [e.item_id for e in events] == list(ITEMS) else "others")
 
     def _judge_lines(self, case: Case) -> str:
@@ -322,6 +327,9 @@ class Targets:
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir()
         return folder
+
+
+_SECRET = "recorded by the fuzzer"
 
 
 def _same(found: Files, wanted: Files) -> None:
