@@ -1,11 +1,12 @@
 """Does the Kotlin engine give the lists that Python gives? Random histories on a real bundle, top 10 each.
 
-    python -m pocketrec_tools.android_agreement BUNDLE [--histories 10000] [--seed 0] [--counts]
+    python -m pocketrec_tools.android_agreement BUNDLE [--histories 10000] [--seed 0] [--counts] [--trace]
 
 The `numpy` engine answers here and both Kotlin backbones on the JVM (Maven and JDK 17 must be installed; run
 `mvn test-compile` in android_demo first). Lists are compared by the rule of docs/bundle.md, section 8. Times
 are medians of the last half of the calls, one thread, the runtimes one after the other. With `--counts` they
-answer side by side, and no times are told.
+answer side by side, and no times are told. With `--trace` each list that differs is traced to its cause
+(android_trace.py); that takes a second a list where histories are long.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ import numpy as np
 from pocketrec.bundle import Bundle
 from pocketrec.golden import Case, disagreements, parse_golden
 from pocketrec.recommender import Recommender
+from pocketrec_tools.android_trace import Tracer, summary
 
 ENGINE = Path(__file__).resolve().parents[2] / "android_demo" / "engine"
 K = 10
@@ -114,6 +116,24 @@ def compare(want: list[dict[str, Any]], got: list[dict[str, Any]], tolerance: fl
     return counts
 
 
+def trace(
+    path: Path,
+    histories: list[History],
+    want: list[dict[str, Any]],
+    got: list[dict[str, Any]],
+    tolerance: float,
+) -> dict[str, Any]:
+    """Why each list differs that does."""
+    with Bundle.open(path) as bundle:
+        tracer = Tracer(bundle)
+        traces = [
+            tracer.explain(index, history, expected, answer)
+            for index, (history, expected, answer) in enumerate(zip(histories, want, got, strict=True))
+            if expected["items"] != answer["items"]
+        ]
+    return summary(traces, tolerance)
+
+
 def median_ms(answers: list[dict[str, Any]]) -> float:
     """Of the last half of the calls: the first half is warm-up."""
     return statistics.median(answer["micros"] for answer in answers[len(answers) // 2 :]) / 1000
@@ -126,6 +146,7 @@ def main() -> None:
     parser.add_argument("--histories", type=int, default=10_000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--counts", action="store_true", help="both at once, and no times")
+    parser.add_argument("--trace", action="store_true", help="trace each list that differs")
     options = parser.parse_args()
     with Bundle.open(options.bundle) as bundle:
         histories = random_histories(bundle, options.histories, options.seed)
@@ -141,6 +162,11 @@ def main() -> None:
         got = {engine: future.result() for engine, future in others.items()}
     report: dict[str, Any] = {"histories": options.histories, "seed": options.seed, "tolerance": tolerance}
     report |= {f"kotlin {engine}": compare(want, answers, tolerance) for engine, answers in got.items()}
+    if options.trace:
+        report["traces"] = {
+            f"kotlin {engine}": trace(options.bundle, histories, want, answers, tolerance)
+            for engine, answers in got.items()
+        }
     if not options.counts:
         python_onnx = python_answers(options.bundle, "onnxruntime", histories)
         # How far two engines of one language are apart: what the Kotlin ones are to be held against.
