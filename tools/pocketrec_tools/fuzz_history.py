@@ -61,11 +61,9 @@ def mutate_history(raw: bytes, chance: random.Random) -> bytes:
 def _statement(chance: random.Random) -> str:
     match chance.randrange(6):
         case 0:
-            table = chance.choice(("events", "settings"))
-            body = chance.choice(_BODIES)
-            return (
-                f"CREATE TRIGGER t{chance.randrange(9)} {chance.choice(_TIMES)} ON {table} BEGIN {body}; END"
-            )
+            when, table = chance.choice(_TIMES), chance.choice(("events", "settings"))
+            name, body = f"t{chance.randrange(9)}", chance.choice(_BODIES)
+            return f"CREATE TRIGGER {name} {when} ON {table} BEGIN {body}; END"
         case 1:
             name = chance.choice(("user_version", "application_id"))
             return f"PRAGMA {name} = {chance.choice(_NUMBERS)}"
@@ -74,10 +72,8 @@ def _statement(chance: random.Random) -> str:
         case 3:
             return f"UPDATE sqlite_sequence SET seq = {chance.choice(_NUMBERS)}"
         case 4:
-            old, new = chance.choice((("TEXT", "BLOB"), ("NOT NULL", ""), (")", ", CHECK (item_id <> 'a'))")))
-            edit = (
-                f"UPDATE sqlite_master SET sql = replace(sql, '{old}', '{new.replace(chr(39), chr(39) * 2)}')"
-            )
+            old, new = chance.choice((("TEXT", "BLOB"), ("NOT NULL", ""), (")", ", CHECK (seq < 25))")))
+            edit = f"UPDATE sqlite_master SET sql = replace(sql, '{old}', '{new}')"
             return f"PRAGMA writable_schema = ON; {edit}; PRAGMA writable_schema = OFF"
         case _:
             return chance.choice(_STATEMENTS)
