@@ -29,6 +29,9 @@ def cli_install(
         bool, typer.Option("--allow-downgrade", help="Also a lower version than the live one.")
     ] = False,
     again: Annotated[bool, typer.Option("--again", help="Also one that was rolled back here.")] = False,
+    seconds: Annotated[
+        float, typer.Option("--seconds", min=0, help="How long replaying its golden vectors may take.")
+    ] = 120,
     roll_back: Annotated[
         Path | None,
         typer.Option(
@@ -50,6 +53,7 @@ def cli_install(
             engine=engine,
             allow_downgrade=allow_downgrade,
             again=again,
+            seconds=seconds,
         )
     else:
         raise DataError(

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 from pathlib import Path
 
 import pytest
 
 from pocketrec.cli import main
+from pocketrec.golden import REPLAY_SECONDS
 from pocketrec.signing import generate_key
+from pocketrec.verbs_install import cli_install
 from tiny_bundle import write_tiny_bundle
 
 
@@ -42,8 +45,15 @@ def test_install_and_back(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     assert run(["install", "--roll-back", into]) == 0
     assert "model 1 · catalogue 1" in capsys.readouterr().out
     assert run(["install", str(tmp_path / "v2.zip"), into]) == 2
+    assert run(["install", str(tmp_path / "v2.zip"), into, "--again", "--seconds", "0", "--json"]) == 2
+    assert json.loads(capsys.readouterr().out)["error"]["code"] == "install-slow"
     assert run(["install", str(tmp_path / "v2.zip"), into, "--again"]) == 0
     assert "before it" in capsys.readouterr().out
+
+
+def test_the_command_and_the_function_give_as_long() -> None:
+    """The number is written twice, so that the command line starts without the runtime."""
+    assert inspect.signature(cli_install).parameters["seconds"].default == REPLAY_SECONDS
 
 
 def test_install_without_a_directory(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
