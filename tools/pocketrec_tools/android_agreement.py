@@ -1,6 +1,7 @@
 """Does the Kotlin engine give the lists that Python gives? Random histories on a real bundle, top 10 each.
 
-    python -m pocketrec_tools.android_agreement BUNDLE [--histories 10000] [--seed 0] [--counts] [--trace]
+    python -m pocketrec_tools.android_agreement BUNDLE [--histories 10000] [--skip 0] [--seed 0]
+        [--counts] [--trace]
 
 The `numpy` engine answers here and both Kotlin backbones on the JVM (Maven and JDK 17 must be installed; run
 `mvn test-compile` in android_demo first). Lists are compared by the rule of docs/bundle.md, section 8. Times
@@ -19,7 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -144,12 +145,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("bundle", type=Path)
     parser.add_argument("--histories", type=int, default=10_000)
+    parser.add_argument("--skip", type=int, default=0, help="leave out so many before them")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--counts", action="store_true", help="both at once, and no times")
     parser.add_argument("--trace", action="store_true", help="trace each list that differs")
     options = parser.parse_args()
     with Bundle.open(options.bundle) as bundle:
-        histories = random_histories(bundle, options.histories, options.seed)
+        histories = random_histories(bundle, options.skip + options.histories, options.seed)[options.skip :]
         tolerance = parse_golden(bundle.file_bytes("golden.json")).tolerance
     jars = classpath()
     with ThreadPoolExecutor(2 if options.counts else 1) as pool:
@@ -163,10 +165,14 @@ def main() -> None:
     report: dict[str, Any] = {"histories": options.histories, "seed": options.seed, "tolerance": tolerance}
     report |= {f"kotlin {engine}": compare(want, answers, tolerance) for engine, answers in got.items()}
     if options.trace:
-        report["traces"] = {
-            f"kotlin {engine}": trace(options.bundle, histories, want, answers, tolerance)
-            for engine, answers in got.items()
-        }
+        with ProcessPoolExecutor(len(got)) as processes:
+            traces = {
+                f"kotlin {engine}": processes.submit(
+                    trace, options.bundle, histories, want, answers, tolerance
+                )
+                for engine, answers in got.items()
+            }
+            report["traces"] = {engine: future.result() for engine, future in traces.items()}
     if not options.counts:
         python_onnx = python_answers(options.bundle, "onnxruntime", histories)
         # How far two engines of one language are apart: what the Kotlin ones are to be held against.

@@ -22,14 +22,16 @@ from numpy.typing import NDArray
 from pocketrec.bundle import Bundle
 from pocketrec.engine_numpy import NumpyEngine
 from pocketrec.events import as_events
+from pocketrec.quantise import GROUP, quantise_activations, unpack_nibbles
 from pocketrec.ranking import top_k
 from pocketrec.scan import quantise_query
 
 FloatArray = NDArray[np.float32]
 Array = NDArray[Any]
-Site = tuple[str, int, int]
-"""An activation: what the row goes into, the row's place in the window, the element. Of the least and the
-largest element of a row, whose zero point is rounded by the same border, −1 − element is another site."""
+Site = tuple[str, int, int, int]
+"""An activation: what its row goes into, the row's place in the window, the element, and the step (−1 or 1)
+that lays it on the other side. The least and the largest of a row may go either way: the row's zero point is
+rounded at the same border."""
 
 NEAR = 1e-4
 """Of a step: some four times the largest distance from which an activation was seen to cross."""
@@ -54,30 +56,36 @@ class BorderEngine(NumpyEngine):
         return self.run(rows, mask)
 
     def _linear(self, x: Array, name: str) -> Array:
-        return super()._linear(self._beyond(x, name) if f"{name}.q" in self.tensors else x, name)
-
-    def _beyond(self, x: Array, name: str) -> Array:
+        y = super()._linear(x, name)
+        if f"{name}.q" not in self.tensors:
+            return y
         layer, _, linear = name.removeprefix("layers.").partition(".")
         place = f"layer {layer}, {_INPUT_OF.get(linear.removesuffix('.a'), linear)}"
         first = self.length - len(x)  # of the last layer, q_proj reads only the last row
-        low, high = np.minimum(x.min(axis=1), 0), np.maximum(x.max(axis=1), 0)
-        scale = (high - low) / np.float32(255)
-        scale = np.where(scale == 0, np.float32(1), scale)[:, None]
-        steps = (x / scale).astype(np.float64)
-        distance = np.abs(steps - np.floor(steps) - 0.5)
-        distance[self._mask[first:] == 0] = 1.0
-        moved = None
-        ends = {(row, int(at)) for end in (x.argmin(axis=1), x.argmax(axis=1)) for row, at in enumerate(end)}
-        for row, column in zip(*(axis.tolist() for axis in np.nonzero(distance < NEAR)), strict=True):
-            for beyond in (True, False) if (row, column) in ends else (True,):
-                site = (place, first + row, column if beyond else -1 - column)
-                self.near[site] = float(distance[row, column])
-                if site in self._flips:
-                    moved = x.copy() if moved is None else moved
-                    border = np.floor(steps[row, column]) + 0.5
-                    above = (np.rint(steps[row, column]) > border) ^ beyond
-                    moved[row, column] = np.float32((border + (NEAR if above else -NEAR)) * scale[row, 0])
-        return x if moved is None else moved
+        scale = quantise_activations(x)[1]
+        self._note(x / scale, place, first)
+        for where, row, column, step in self._flips:
+            if where == place and row >= first:
+                y[row - first] += step * scale[row - first] * self._weights(name, column)
+        return y
+
+    def _note(self, steps: Array, place: str, first: int) -> None:
+        """Keeps what of `steps` [rows, elements] lies near a border."""
+        above = steps - np.floor(steps) - 0.5
+        near = np.abs(above) < NEAR
+        near[self._mask[first:] == 0] = False
+        ends = np.stack([steps.argmin(axis=1), steps.argmax(axis=1)], axis=1)
+        for row, column in zip(*(axis.tolist() for axis in np.nonzero(near)), strict=True):
+            to = -1 if np.rint(steps[row, column]) > steps[row, column] else 1
+            for step in (to, -to) if column in ends[row] else (to,):
+                self.near[place, first + row, column, step] = float(np.abs(above[row, column]))
+
+    def _weights(self, name: str, column: int) -> Array:
+        """What a step of 1 in the element [column] of the input adds to the output [out]."""
+        q, scale = self.tensors[f"{name}.q"], self.tensors[f"{name}.scale"]
+        if q.dtype == np.int8:
+            return q[:, column] * scale
+        return unpack_nibbles(q)[:, column] * scale[:, column // GROUP]
 
 
 @dataclass(frozen=True)
