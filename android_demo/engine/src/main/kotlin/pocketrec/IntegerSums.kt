@@ -88,8 +88,14 @@ private class WordSums(private val rows: IntBuffer, u: IntArray, int4: Boolean, 
     /** `factors[k][j]` goes with part k of int j of the block: the query, over and over. */
     private val factors = Array(parts) { k -> IntArray(block.size) { u[it % words * parts + k] } }
 
-    /** What the 8 in nibble − 8 comes to, for each group. */
-    private val offsets = IntArray(if (int4) d / Table.GROUP else 0) { g -> 8 * (0 until Table.GROUP).sumOf { u[g * Table.GROUP + it] } }
+    /** What the 8 in nibble − 8 comes to, for each group of the block: those of a row, over and over. */
+    private val offsets = IntArray(if (int4) out.size else 0)
+
+    init {
+        val groups = d / Table.GROUP
+        val ofRow = IntArray(groups) { g -> 8 * (0 until Table.GROUP).sumOf { u[g * Table.GROUP + it] } }
+        for (i in offsets.indices) offsets[i] = ofRow[i % groups]
+    }
 
     override fun read(from: Int, count: Int, at: Int) {
         (rows as Buffer).position(from * words)
@@ -106,9 +112,7 @@ private class WordSums(private val rows: IntBuffer, u: IntArray, int4: Boolean, 
         }
         low(block, a, b, c, e, products, size)
         high(block, factors[4], factors[5], factors[6], factors[7], products, size)
-        fours(products, size / 4, out)
-        val groups = offsets.size
-        for (i in 0 until count) for (g in 0 until groups) out[i * groups + g] -= offsets[g]
+        fours(products, offsets, size / 4, out)
         return out
     }
 
@@ -147,7 +151,7 @@ private class WordSums(private val rows: IntBuffer, u: IntArray, int4: Boolean, 
     }
 
     /** Of each group of int4: four ints. */
-    private fun fours(x: IntArray, count: Int, out: IntArray) {
-        for (i in 0 until count) out[i] = x[4 * i] + x[4 * i + 1] + (x[4 * i + 2] + x[4 * i + 3])
+    private fun fours(x: IntArray, less: IntArray, count: Int, out: IntArray) {
+        for (i in 0 until count) out[i] = x[4 * i] + x[4 * i + 1] + (x[4 * i + 2] + x[4 * i + 3]) - less[i]
     }
 }

@@ -161,11 +161,20 @@ internal class Table(spec: TableSpec, tensors: Tensors) {
         for (i in 0 until count) out[to + i] = sums[i].toFloat() * (t * scales[i])
     }
 
-    /** Σ scale · sum over the groups of each row of int4. */
+    /** Σ scale · sum over the groups of each row of int4, in their order; four at a time, as a loop of four costs more than its work. */
     private fun weigh(sums: IntArray, scales: FloatArray, groups: Int, t: Float, count: Int, out: FloatArray, to: Int) {
+        var g = 0
         for (i in 0 until count) {
+            val end = g + groups
             var sum = 0.0
-            for (g in i * groups until (i + 1) * groups) sum += scales[g].toDouble() * sums[g]
+            while (g + 4 <= end) {
+                sum += scales[g].toDouble() * sums[g]
+                sum += scales[g + 1].toDouble() * sums[g + 1]
+                sum += scales[g + 2].toDouble() * sums[g + 2]
+                sum += scales[g + 3].toDouble() * sums[g + 3]
+                g += 4
+            }
+            while (g < end) sum += scales[g].toDouble() * sums[g++]
             out[to + i] = sum.toFloat() * t
         }
     }
