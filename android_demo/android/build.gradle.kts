@@ -7,6 +7,9 @@ plugins {
 group = "pocketrec"
 version = "0.1.0"
 
+// -Pexecutorch adds the adapter for ExecuTorch.
+val executorch = providers.gradleProperty("executorch").isPresent
+
 android {
     namespace = "pocketrec.android"
     compileSdk = 35
@@ -18,18 +21,20 @@ android {
         sourceCompatibility = JavaVersion.VERSION_1_8
         targetCompatibility = JavaVersion.VERSION_1_8
     }
-    kotlinOptions { jvmTarget = "1.8" }
-    // -Pexecutorch adds the adapter for ExecuTorch.
-    if (providers.gradleProperty("executorch").isPresent) {
+    if (executorch) {
         sourceSets["main"].kotlin.srcDir("src/executorch/kotlin")
     }
     publishing { singleVariant("release") { withSourcesJar() } }
 }
 
+kotlin {
+    compilerOptions { jvmTarget = org.jetbrains.kotlin.gradle.dsl.JvmTarget.JVM_1_8 }
+}
+
 dependencies {
     api(project(":engine"))
     implementation(libs.coroutines.android)
-    compileOnly(libs.executorch.android)
+    if (executorch) compileOnly(libs.executorch.android)
 }
 
 publishing {

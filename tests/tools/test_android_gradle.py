@@ -40,8 +40,11 @@ def test_versions_are_the_same() -> None:
         assert catalogue["versions"][name] == maven[f"{name}.version"], name
     for name, library in catalogue["libraries"].items():
         assert library["version"]["ref"] in catalogue["versions"], name
-    used = set(re.findall(r"libs\.([a-z.]+)", "".join(map(gradle, ("engine", "android", "app")))))
+    modules = "".join(map(gradle, ("engine", "android", "app")))
+    used = set(re.findall(r"libs\.([a-z.]+)", modules))
     known = {name.replace("-", ".") for name in catalogue["libraries"]}
+    plugins = set(re.findall(r"alias\(libs\.(plugins\.[a-z.]+)\)", modules))
+    assert plugins == set(re.findall(r"alias\(libs\.(plugins\.[a-z.]+)\) apply false", gradle(".")))
     assert used <= known | {f"plugins.{name.replace('-', '.')}" for name in catalogue["plugins"]}
 
 
@@ -64,9 +67,9 @@ def test_the_compilers_are_told_the_same() -> None:
     assert "-Xexplicit-api=strict" in (ANDROID / "engine/pom.xml").read_text("utf-8")
     assert "explicitApi()" in gradle("engine")
     assert "<jvmTarget>1.8</jvmTarget>" in pom
-    assert "JvmTarget.JVM_1_8" in gradle("engine")
-    for module in ("android", "app"):
-        assert 'jvmTarget = "1.8"' in gradle(module)
+    for module in ("engine", "android", "app"):
+        assert "JvmTarget.JVM_1_8" in gradle(module)
+        assert "kotlinOptions" not in gradle(module)  # an error since Kotlin 2.2
 
 
 def test_sources_lie_where_gradle_looks_for_them() -> None:
