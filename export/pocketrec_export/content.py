@@ -87,6 +87,8 @@ class BundleContent:
         golden: requests (or plain histories) whose answers by the `numpy` engine become the golden vectors;
             or the finished vectors.
         tolerance: of the golden vectors.
+        most_off: when the engines at hand differ by more than the half of `tolerance` on the vectors
+            themselves, but by no more than this, the tolerance becomes twice what they differ by.
         embedding_space: None derives it from the backbone and the input rows.
         created: UTC, RFC 3339; None takes the clock.
     """
@@ -115,6 +117,7 @@ class BundleContent:
     engines: Mapping[str, Mapping[str, str | None]] = field(default_factory=dict)
     golden: Golden | Sequence[Request | Sequence[HistoryItem]] = ()
     tolerance: float = DEFAULT_TOLERANCE
+    most_off: float = 0.0
     model_version: int = 1
     catalogue_version: int = 1
     embedding_space: str | None = None

@@ -100,6 +100,8 @@ def _write(
     events = list(checkpoint.meta["events"])
     prior = checkpoint.seen.astype(np.float32)
     shape = item_rows.shape
+    worst = tolerances(backbone, tensors)[1]
+    spread, top = _score_scales(backbone, checkpoint, samples)
     content = BundleContent(
         name=options.name or out.stem,
         precision=plan.label,
@@ -123,8 +125,10 @@ def _write(
         onnx=graphs.get("onnx"),
         pte=graphs.get("executorch"),
         engines=engines,
-        # A query that is off by a part of its length moves scores by that part of their spread.
-        tolerance=tolerances(backbone, tensors)[1] * _score_spread(backbone, checkpoint, samples),
+        # A query that is off by a part of its length moves scores by that part of their spread if it is off
+        # in any direction, and by that part of the best score if it is off along the query.
+        tolerance=worst * spread,
+        most_off=worst * top,
         golden=golden_requests(checkpoint.item_ids, prior, events, checkpoint.length),
         model_version=options.model_version,
         catalogue_version=options.catalogue_version,
@@ -192,10 +196,14 @@ def catalogue_samples(checkpoint: Checkpoint, count: int = 16, seed: int = 0) ->
 
 
 @torch.no_grad()
-def _score_spread(backbone: Backbone, checkpoint: Checkpoint, samples: Sequence[Sample]) -> float:
-    """Standard deviation of a list's scores over the catalogue, the mean over the samples."""
+def _score_scales(
+    backbone: Backbone, checkpoint: Checkpoint, samples: Sequence[Sample]
+) -> tuple[float, float]:
+    """Standard deviation of a list's scores over the catalogue, and how far the best is above their mean; the
+    means over the samples."""
     queries = torch.cat([backbone(torch.from_numpy(rows), torch.from_numpy(mask)) for rows, mask in samples])
-    return float((queries @ torch.from_numpy(checkpoint.item_rows).T).std(dim=1).mean())
+    scores = queries @ torch.from_numpy(checkpoint.item_rows).T
+    return float(scores.std(dim=1).mean()), float((scores.amax(dim=1) - scores.mean(dim=1)).mean())
 
 
 def _versions(engine: str) -> dict[str, str | None]:

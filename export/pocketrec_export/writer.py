@@ -16,7 +16,7 @@ import os
 import secrets
 import shutil
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,14 @@ from pydantic import ValidationError
 from pocketrec import signing
 from pocketrec.bundle import Bundle
 from pocketrec.errors import DataError, PocketrecError
-from pocketrec.golden import GOLDEN_NAME, Golden, compute_cases, parse_golden
+from pocketrec.golden import (
+    GOLDEN_NAME,
+    Case,
+    Golden,
+    compute_cases,
+    largest_difference,
+    parse_golden,
+)
 from pocketrec.install_state import sync_directory
 from pocketrec.manifest import (
     FORMAT,
@@ -194,7 +201,7 @@ def _write_directory(
         finish(Golden(tolerance=content.tolerance, cases=()))
         with Recommender.open(work, engine="numpy") as recommender:
             cases = compute_cases(recommender, content.golden)
-        golden = Golden(tolerance=content.tolerance, cases=tuple(cases))
+        golden = Golden(tolerance=_tolerance(work, content, cases), cases=tuple(cases))
         finish(golden)
     if measure is not None:
         measured |= measure(work)
@@ -202,6 +209,18 @@ def _write_directory(
     with Bundle.open(work) as made:
         parse_golden(made.file_bytes(GOLDEN_NAME))  # within the limits, too
     sync_directory(work)
+
+
+def _tolerance(work: Path, content: BundleContent, cases: Sequence[Case]) -> float:
+    """The tolerance of these vectors: that of the content, or twice what an engine is off by here."""
+    off = 0.0
+    for engine in content.engines if content.most_off > 0 else ():
+        try:
+            with Recommender.open(work, engine=engine) as recommender:
+                off = max(off, largest_difference(recommender, cases))
+        except PocketrecError:  # an engine that is not here, or cannot run it: `check` says so
+            continue
+    return max(content.tolerance, 2 * off) if off <= content.most_off else content.tolerance
 
 
 def _manifest(content: BundleContent, files: dict[str, FileEntry]) -> Manifest:

@@ -169,6 +169,19 @@ def compute_cases(
     return cases
 
 
+def largest_difference(recommender: Recommender, cases: Iterable[Case]) -> float:
+    """By how much a score is off the expected one of the same rank, at most; infinite where a list is of
+    another length, or a fallback when it should not be."""
+    largest = 0.0
+    for case in cases:
+        answer = ask(recommender, case)
+        if len(answer) != len(case.items) or answer.fallback != case.fallback:
+            return float("inf")
+        off = (abs(item.score - want) for item, want in zip(answer, case.scores, strict=True))
+        largest = max(largest, *off, 0.0)
+    return largest
+
+
 def ask(
     recommender: Recommender, request: Request, k: int | None = None, deadline: float | None = None
 ) -> Ranking:

@@ -15,7 +15,8 @@ from onnx import helper
 from torch.nn import functional
 
 from hostile_base import reseal
-from pocketrec import diagnosis
+from pocketrec import Recommender, diagnosis
+from pocketrec.golden import largest_difference, parse_golden
 from pocketrec.manifest import Backbone as BackboneSpec
 from pocketrec.verify import Check, verify
 from pocketrec_export import target_executorch
@@ -30,7 +31,7 @@ from tiny_bundle import ITEMS, write_tiny_bundle
 VERSIONS = {"onnxruntime": {"min_version": "1.20"}, "executorch": {"min_version": "1.4"}}
 
 
-def write(out: Path, backbone: Backbone, target: str, graph: bytes) -> Path:
+def write(out: Path, backbone: Backbone, target: str, graph: bytes, most_off: float = 0) -> Path:
     """A bundle whose golden vectors are those of `backbone`, with `graph` for the target."""
     engine = {"onnx": "onnxruntime", "pte": "executorch"}[target]
     files: dict[str, Any] = {target: graph}
@@ -41,6 +42,7 @@ def write(out: Path, backbone: Backbone, target: str, graph: bytes) -> Path:
         backbone_tensors=backbone_tensors(backbone, fp32),
         engines={engine: VERSIONS[engine]},
         tolerance=1e-3,
+        most_off=most_off,
         **files,
     )
 
@@ -66,6 +68,21 @@ def graph(right: Backbone) -> bytes:
 def test_a_right_export_passes(tmp_path: Path, right: Backbone, graph: bytes) -> None:
     check = told(write(tmp_path / "b", right, "onnx", graph), "onnxruntime")
     assert check.status == "ok", check.detail
+
+
+@pytest.mark.parametrize(("most_off", "status"), [(0.0, "failed"), (1e-3, "failed"), (10.0, "ok")])
+def test_vectors_allow_twice_what_an_engine_is_off_up_to_a_limit(
+    tmp_path: Path, right: Backbone, most_off: float, status: str
+) -> None:
+    near = Backbone(right.shape, right.length, right.dim)
+    near.load_state_dict({name: 1.01 * value for name, value in right.state_dict().items()})
+    bundle = write(tmp_path / "b", right, "onnx", to_onnx(near, fp32), most_off)
+    golden = parse_golden((bundle / "golden.json").read_bytes())
+    with Recommender.open(bundle, engine="onnxruntime") as recommender:
+        off = largest_difference(recommender, golden.cases)
+    assert 1e-3 < off < 10
+    assert golden.tolerance == (2 * off if status == "ok" else 1e-3)
+    assert told(bundle, "onnxruntime").status == status
 
 
 class Mirrored(Backbone):
