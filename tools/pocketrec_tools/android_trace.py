@@ -12,7 +12,7 @@ import base64
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from heapq import heappop, heappush
+from heapq import heapify, heappop, heappush
 from itertools import count
 from typing import Any
 
@@ -176,25 +176,23 @@ class Tracer:
     def _search(
         self, rows: FloatArray, mask: FloatArray, ours: FloatArray, theirs: FloatArray
     ) -> tuple[tuple[Site, ...], float]:
-        """Activations to lay on the other side, each the one that brings the query nearest; what is left."""
-        left = _apart(theirs, ours)
+        """Activations to lay on the other side, those nearest to a border first; how far the query stays."""
+        best = (_apart(theirs, ours), frozenset[Site]())
         order = count()  # so that the heap never compares sets
-        open_: list[tuple[float, int, frozenset[Site], dict[Site, float]]] = [
-            (left, next(order), frozenset(), self._engine.near)
-        ]
-        seen, best = {frozenset[Site]()}, (left, frozenset[Site]())
-        while open_ and best[0] > SAME and len(seen) < MOST_RUNS:
-            _, _, chosen, near = heappop(open_)
-            for site in sorted(near.keys() - chosen, key=near.__getitem__):
-                flips = chosen | {site}
-                if flips in seen:
-                    continue
-                seen.add(flips)
-                left = _apart(theirs, self._engine.trace(rows, mask, flips))
-                best = min(best, (left, flips), key=lambda found: found[0])
-                if left <= SAME:
-                    break
-                heappush(open_, (left, next(order), flips, self._engine.near))
+        heap = [(far, next(order), frozenset([site])) for site, far in self._engine.near.items()]
+        heapify(heap)
+        seen = {flips for _, _, flips in heap}
+        for _ in range(MOST_RUNS):
+            if best[0] <= SAME or not heap:
+                break
+            far, _, flips = heappop(heap)
+            best = min(
+                best, (_apart(theirs, self._engine.trace(rows, mask, flips)), flips), key=lambda one: one[0]
+            )
+            for site, more in self._engine.near.items():
+                if flips | {site} not in seen and site not in flips:
+                    seen.add(flips | {site})
+                    heappush(heap, (far + more, next(order), flips | {site}))
         return tuple(sorted(best[1])), best[0]
 
 
