@@ -49,7 +49,7 @@ _UPPER = 16  # of the upper 4 bits
 _CENTRE = 7.5  # of the lower 4
 _CHUNK = 1 << 14
 
-SMALL = 4 << 20
+SMALL = 16 << 20
 """Numbers of an int8 table up to which all 8 bits are packed."""
 
 Packing = Literal["int8", "upper", "int4"]
