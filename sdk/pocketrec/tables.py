@@ -155,7 +155,8 @@ class Table:
     def nearest(
         self, position: int, k: int, *, banned: NDArray[np.intp] | None = None
     ) -> tuple[NDArray[np.intp], FloatArray]:
-        """`best` by the cosine between the row at `position`, as a query, and each row; 0 where a row is."""
+        """`best` by the cosine between the row at `position`, as a query, and each row; 0 for a row of
+        zeros."""
         norms = self.norms()
         query = self._query(self.rows(np.array([position]))[0])
         return self._best(query, k, banned, None, norms * norms[position])

@@ -185,19 +185,19 @@ class BenchReport:
         yield from (f"Not measured: {reason}" for reason in self.unusable.values())
 
 
-def write_between(path: Path, text: str, what: str = "measured") -> None:
-    """Replace what stands in a page between the mark `<!-- what -->` and the next `<!-- end -->`.
+def write_between(path: Path, text: str) -> None:
+    """Replace what stands in a page between the mark `<!-- measured -->` and the next `<!-- end -->`.
 
     Raises:
         DataError: `page-marks`, the page lacks one of them.
     """
-    before, start, rest = path.read_text().partition(f"<!-- {what} -->\n")
+    before, start, rest = path.read_text().partition("<!-- measured -->\n")
     _, end, after = rest.partition("<!-- end -->")
     if not start or not end:
         raise DataError(
             f"{path} has no place for what was measured.",
             code="page-marks",
-            remedy=f"Put a line <!-- {what} --> and a line <!-- end --> where it belongs.",
+            remedy="Put a line <!-- measured --> and a line <!-- end --> where it belongs.",
         )
     path.write_text(f"{before}{start}\n{text}\n{end}{after}")
 
