@@ -128,6 +128,8 @@ def build(
         return max(1.0, max_minutes * 60 - EXPORT_RESERVE_SECONDS - (time.monotonic() - began))
 
     stages = Stages(material, config, work, left)
+    # Other teachers have no sequence models.
+    teaching = stages.of_teacher() if choice.kind in ("ensemble", "sequence") else stages
     figures: dict[str, Any] = {
         "data": {
             "users": dataset.num_users,
@@ -141,11 +143,11 @@ def build(
     }
     cache = teacher_ranks = None
     if choice.kind != "none":
-        made, details = make_teacher(stages, choice, TEACHER_SHARE)
-        cache, quality, teacher_ranks = stages.cache(made)
+        made, details = make_teacher(teaching, choice, TEACHER_SHARE)
+        cache, quality, teacher_ranks = teaching.cache(made)
         figures["teacher"] = {"kind": choice.kind, "name": made.name, **details, **quality}
         del made  # as large as its models; from here on its cache speaks for it
-    directory, trained = stages.student(cache)
+    directory, trained = stages.student(cache, judges=teaching)
     figures["student"] = asdict(trained)
     if stages.texts is not None:
         figures["text"] = stages.texts.told()

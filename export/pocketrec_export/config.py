@@ -102,7 +102,9 @@ class TeacherConfig(Section):
     dropouts: tuple[float, ...] = Field(
         (0.2, 0.4), min_length=1, description="one sequence model is trained with each"
     )
-    dim: int = Field(0, ge=0, description="width of the sequence models; 0 is the student's")
+    size: Literal["auto", SizeName] = Field(
+        "auto", description="of the sequence models; auto takes the student's, and never less than small"
+    )
     validation_users: int = Field(
         4000, ge=1, description="at most, that settings and weights of the ensemble are fitted on"
     )
@@ -163,6 +165,13 @@ class BuildConfig(Section):
     llm: LLMConfig = LLMConfig()
     scores: ScoresConfig = ScoresConfig()
     compression: CompressionConfig = CompressionConfig()
+
+    @property
+    def teacher_size(self) -> SizeName:
+        """Of the sequence models that teach; see `teacher.size`."""
+        if self.teacher.size != "auto":
+            return self.teacher.size
+        return "small" if self.student.size == "tiny" else self.student.size
 
 
 def load_config(path: Path | None, overrides: dict[str, Any] | None = None) -> BuildConfig:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -28,6 +28,12 @@ class Material:
 
     dataset: Dataset
     vocab: int
+
+    def of_vocab(self, vocab: int) -> Material:
+        """The same with another vocabulary; what does not depend on it is shared."""
+        other = replace(self, vocab=vocab)
+        vars(other).update(split=self.split, histories=self.histories, ranker=self.ranker)
+        return other
 
     @property
     def gap_seconds(self) -> tuple[int, ...]:

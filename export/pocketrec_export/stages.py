@@ -89,8 +89,20 @@ class Stages:
         """The student's."""
         return SIZES[self.config.student.size]
 
+    def of_teacher(self) -> Stages:
+        """The stages of the sequence models that teach: these, unless `teacher.size` is another size.
+
+        Their tokenizer is that of their size, so students of every size find the same teacher in `work`.
+        """
+        size = self.config.teacher_size
+        if size == self.config.student.size:
+            return self
+        student = self.config.student.model_copy(update={"size": size})
+        config = self.config.model_copy(update={"student": student})
+        return Stages(self.material.of_vocab(SIZES[size].vocab), config, self.work, self.deadline)
+
     def sequence_models(self, share: float = 1.0) -> list[tuple[Student, Trained]]:
-        """One trained model of the student's family for each of `teacher.dropouts`, of unlike seeds.
+        """One trained model of this shape for each of `teacher.dropouts`, of unlike seeds.
 
         Args:
             share: of the time that is left, what their training may take together.
@@ -100,14 +112,10 @@ class Stages:
 
     def _sequence_model(self, number: int, share: float) -> tuple[Student, Trained]:
         settings = self.config.teacher
-        shape = self.shape
-        if settings.dim:
-            heads = max(1, settings.dim * shape.heads // shape.dim)
-            shape = Shape(settings.dim, shape.layers, heads, heads, 2 * settings.dim, shape.vocab)
         dropout, seed = settings.dropouts[number], self.config.seed + 1000 * number
-        key = stage_key("sequence", *self._family, shape, dropout, seed)
+        key = stage_key("sequence", *self._family, self.shape, dropout, seed)
         weights, figures = self.work / f"sequence-{key}.safetensors", self.work / f"sequence-{key}.json"
-        model = self._model(shape, dropout, seed)
+        model = self._model(self.shape, dropout, seed)
         if agreed(figures.exists()):
             log.info("sequence model %d is there already", number + 1)
             model.load_state_dict(safetensors.torch.load_file(weights))
@@ -152,7 +160,9 @@ class Stages:
         processes().wait_for_everyone()
         return TeacherCache.open(directory, teacher.key), json.loads(figures.read_text()), ranks_file
 
-    def student(self, cache: TeacherCache | None, share: float = 1.0) -> tuple[Path, Trained]:
+    def student(
+        self, cache: TeacherCache | None, share: float = 1.0, *, judges: Stages | None = None
+    ) -> tuple[Path, Trained]:
         """The trained student's checkpoint and figures.
 
         Without a dropout in the configuration it takes that of the best sequence model, whose training this
@@ -161,16 +171,18 @@ class Stages:
         Args:
             cache: what to distil from; None trains on next items alone.
             share: of the time that is left, what training may take.
+            judges: whose sequence models choose the dropout, because they are there already; None takes
+                models of the student's own shape.
         """
         settings, seed = self.config.student, self.config.seed
         dropout, best = settings.dropout, None
         if dropout < 0:
-            models = self.sequence_models(share if cache is None else share / 2)
+            models = (judges or self).sequence_models(share if cache is None else share / 2)
             best = max(models, key=lambda model: model[1].validation["ndcg@10"])
             dropout = best[1].dropout
             # A model is as large as the catalogue: none stays that is not needed.
             del models
-            if cache is not None or best[0].shape != self.shape:
+            if cache is not None:
                 best = None
         lesson = (cache.key, self.config.duokd.key()) if cache is not None else ()
         key = stage_key("student", *self._family, self.shape, dropout, settings.dropout, *lesson)

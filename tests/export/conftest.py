@@ -28,7 +28,7 @@ def quick() -> BuildConfig:
             "seed": 5,
             "student": {"size": "tiny", "length": 8},
             "training": {"epochs": 2, "positions": 256, "warmup_steps": 5, "mixed_precision": "no"},
-            "teacher": {"dropouts": [0.1, 0.3], "top_k": 30},
+            "teacher": {"size": "tiny", "dropouts": [0.1, 0.3], "top_k": 30},
         }
     )
 

@@ -25,6 +25,7 @@ from pocketrec_export.config import BuildConfig
 from pocketrec_export.data import load_dataset
 from pocketrec_export.exporting import export_checkpoint
 from pocketrec_export.options import ExportOptions
+from pocketrec_export.student import SIZES
 from support import ROOT
 
 QUICK = """
@@ -38,6 +39,7 @@ positions = 256
 warmup_steps = 5
 mixed_precision = "no"
 [teacher]
+size = "tiny"
 dropouts = [0.1, 0.3]
 top_k = 30
 """
@@ -127,6 +129,31 @@ def test_without_a_teacher_it_is_another_student(
     assert (alone.bundle / "items.safetensors").read_bytes() != (
         built.bundle / "items.safetensors"
     ).read_bytes()
+
+
+def test_students_of_every_size_learn_from_one_larger_teacher(
+    shop: Path, quick: BuildConfig, tmp_path: Path
+) -> None:
+    values = quick.model_dump()
+    values["teacher"] |= {"size": "auto", "dropouts": [0.1]}
+    taught = [stage + "-*" for stage in ("sequence", "cache")]
+    work, found = tmp_path / "work", {}
+    for size in ("tiny", "small"):
+        values["student"]["size"] = size
+        made = build(shop, tmp_path / size, BuildConfig.model_validate(values), ONNX, work_dir=work)
+        assert load_checkpoint(made.checkpoint).item_rows.shape[1] == SIZES[size].dim
+        member = next(m for m in made.figures["teacher"]["members"] if m["name"] == "sequence 1")
+        files = {file for pattern in taught for file in work.glob(pattern)}
+        found[size] = (member["parameters"], {file: file.stat().st_mtime_ns for file in files})
+    assert found["tiny"] == found["small"]
+
+
+def test_without_a_teacher_no_larger_model_is_trained(shop: Path, quick: BuildConfig, tmp_path: Path) -> None:
+    values = quick.model_dump()
+    values["teacher"]["size"] = "small"
+    made = build(shop, tmp_path / "alone", BuildConfig.model_validate(values), ONNX, teacher="none")
+    trained = [json.loads(file.read_text()) for file in (tmp_path / "alone.build").glob("sequence-*.json")]
+    assert {one["parameters"] for one in trained} == {made.figures["student"]["parameters"]}
 
 
 def test_the_device_makes_the_row_of_an_unseen_item_from_its_text(built: BuildResult, shop: Path) -> None:

@@ -29,6 +29,7 @@ epochs = 2
 positions = 128
 mixed_precision = "no"
 [teacher]
+size = "tiny"
 dropouts = [0.2]
 """
 

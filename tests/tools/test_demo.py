@@ -25,7 +25,7 @@ SHOP: dict[str, Any] = {"users": 150, "items": 80, "targets": ("onnx",)}
 QUICK = {
     "student": {"size": "tiny", "length": 8},
     "training": {"epochs": 2, "positions": 256, "warmup_steps": 5, "mixed_precision": "no"},
-    "teacher": {"dropouts": [0.1], "top_k": 30},
+    "teacher": {"size": "tiny", "dropouts": [0.1], "top_k": 30},
 }
 
 

@@ -33,6 +33,7 @@ positions = 256
 warmup_steps = 5
 mixed_precision = "no"
 [teacher]
+size = "tiny"
 rankers = ["sequence", "neighbours"]
 dropouts = [0.2]
 top_k = 30

@@ -38,7 +38,7 @@ from pocketrec_tools.held_out import HeldOut
 RECIPE: dict[str, Any] = {
     "student": {"size": "tiny", "length": 32},
     "training": {"epochs": 8, "patience": 3, "positions": 512, "warmup_steps": 20},
-    "teacher": {"dropouts": [0.2]},
+    "teacher": {"size": "tiny", "dropouts": [0.2]},
 }
 RECORDED = 4
 
