@@ -8,11 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from pocketrec.errors import DataError
 from pocketrec_export.build import build
 from pocketrec_export.config import BuildConfig
 from pocketrec_export.options import ExportOptions
 from pocketrec_tools.batched_ranks import ranks_of
-from pocketrec_tools.compression_bench import ARMS, KEPT, run
+from pocketrec_tools.compression_bench import ARMS, KEPT, other_arm, run
 from pocketrec_tools.compression_page import write_page
 from pocketrec_tools.demo_data import make_demo_data
 from pocketrec_tools.evaluate import evaluate
@@ -64,6 +65,81 @@ def test_all_arms_are_measured_and_the_page_has_them(student: tuple[Path, Path],
         assert page.count(f"\n| {arm} |") == 2, "sizes, then times"
     assert "## shop" in page
     assert page.count("plain SVD") == len(KEPT)
+
+
+def test_a_smaller_student_is_held_to_the_same_reference_and_seeds_are_pooled(
+    student: tuple[Path, Path], tmp_path: Path
+) -> None:
+    checkpoint, data = student
+    smaller = build(
+        data,
+        tmp_path / "bundle",
+        BuildConfig.model_validate({**QUICK, "seed": 9}),
+        ExportOptions(targets=()),
+        teacher="none",
+    ).checkpoint
+    name, arm = other_arm(f"another seed={smaller}:int8")
+    told = []
+    for seed, first in enumerate((checkpoint, smaller)):
+        found = run(
+            first,
+            data,
+            tmp_path / "work",
+            f"shop-{seed}",
+            users=1000,
+            runs=0,
+            arms=["fp32", "int8"],
+            seed=1,
+            engines=("numpy",),
+            batched=True,
+            swept=False,
+            others={name: arm},
+            pool="shop",
+            results=tmp_path / "results",
+        )
+        told.append(found["arms"])
+    assert told[0][name]["ndcg@10"] == told[1][name]["ndcg@10"] == told[1]["int8"]["ndcg@10"]
+    (tmp_path / "results" / "old.md").write_text("## old\n\nas it was\n")
+    write_page(tmp_path / "page.md", tmp_path / "results")
+    page = (tmp_path / "page.md").read_text()
+    pooled = next(
+        line for line in page.split("## shop: 2 seeds together")[1].splitlines() if "| int8" in line
+    )
+    mean = np.mean([each["int8"]["ndcg@10"] for each in told])
+    assert f"| {mean:.4f} |" in pooled
+    assert page.index("## shop: 2") < page.index("## old\n\nas it was\n") < page.index("## shop-0")
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("tiny", "names no student"),
+        ("tiny=.:int9", "no precision 'int9'"),
+        ("tiny=nowhere:int8", "no checkpoint at nowhere"),
+        ("int8=.:int8", "name of an arm"),
+    ],
+)
+def test_what_is_no_other_student_is_named(text: str, named: str) -> None:
+    with pytest.raises(DataError, match=named):
+        other_arm(text)
+
+
+def test_a_student_of_another_catalogue_is_refused(student: tuple[Path, Path], tmp_path: Path) -> None:
+    data = make_demo_data(tmp_path / "data", seed=3, users=60, items=70)
+    config = BuildConfig.model_validate(QUICK)
+    made = build(data, tmp_path / "bundle", config, ExportOptions(targets=()), teacher="none").checkpoint
+    with pytest.raises(DataError, match="its 70 items are not those"):
+        run(
+            *student,
+            tmp_path / "work",
+            "shop",
+            users=50,
+            runs=0,
+            arms=["fp32"],
+            seed=1,
+            engines=("numpy",),
+            others=dict([other_arm(f"other={made}:int8")]),
+        )
 
 
 def test_many_users_at_once_rank_as_the_runtime_does(student: tuple[Path, Path], tmp_path: Path) -> None:

@@ -5,21 +5,24 @@
 
 Every arm is exported as a bundle, run on test users by each engine, and timed in processes of its own, the
 arms in turns. A sweep over kept fractions is simulated on validation users. What was found is written to
-`DIR/NAME.json`; `compression_page` makes the page of all of them. A run that was stopped goes on.
+`RESULTS/NAME.json`, with the ranks of all users in `NAME.npz`; `compression_page` makes the page of all of
+them. A run that was stopped goes on.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 import typer
+from numpy.typing import NDArray
 
 from pocketrec.bundle import Bundle
+from pocketrec.errors import DataError
 from pocketrec.output import note, show_progress
 from pocketrec.quantise import GROUP
 from pocketrec_export.checkpoint import load_checkpoint, store_checkpoint
@@ -30,7 +33,7 @@ from pocketrec_export.lowrank import compress
 from pocketrec_export.metrics import ndcg_gains, paired_bootstrap
 from pocketrec_export.narrowing import narrow
 from pocketrec_export.options import SEARCH, TARGETS, Budget, ExportOptions
-from pocketrec_export.precision import fp32
+from pocketrec_export.precision import RECIPES, fp32
 from pocketrec_export.precision_quality import Judge
 from pocketrec_tools.batched_ranks import ranks_of
 from pocketrec_tools.bench import part_sizes
@@ -39,7 +42,7 @@ from pocketrec_tools.compression_page import write_page
 from pocketrec_tools.evaluate import evaluate
 from pocketrec_tools.held_out import HeldOut
 from pocketrec_tools.processes import run_python
-from pocketrec_tools.quality_records import stamp, write_json
+from pocketrec_tools.quality_records import commit, stamp, write_json
 
 ENGINES = ("onnxruntime", "executorch")
 LISTS = 100
@@ -47,13 +50,14 @@ KEPT = (0.7, 0.5, 0.35, 0.25)
 
 
 class Arm(NamedTuple):
-    """One way to make the bundle: `--precision`, `--low-rank`, passes of finishing, and the part of the
-    student's width that is kept, in steps of 32."""
+    """One way to make the bundle: `--precision`, `--low-rank`, passes of finishing, the part of the student's
+    width that is kept, in steps of 32, and another student that takes its place."""
 
     precision: str
     kept: float = 1.0
     finish: int = 0
     width: float = 1.0
+    checkpoint: Path | None = None
 
 
 # The first is what the others are held to.
@@ -92,10 +96,14 @@ def run(
     batched: bool = False,
     swept: bool = True,
     remark: str = "",
+    others: Mapping[str, Arm] | None = None,
+    pool: str = "",
+    results: Path | None = None,
 ) -> dict[str, Any]:
-    """Measure one student; what is returned is also in `out/NAME.json`.
+    """Measure one student; what is returned is also in `results/NAME.json`.
 
     Args:
+        out: bundles, and what has been measured of a run that was stopped.
         users: test users, drawn by the seed; validation users of sweep and search are a fifth of them, at
             most `MOST_VALIDATION`.
         runs: processes for each arm and engine.
@@ -106,8 +114,14 @@ def run(
         batched: rank test users by `batched_ranks` and not by an engine.
         swept: low rank at several kept fractions too.
         remark: what a reader has to know of student and machine.
+        others: further arms, such as smaller students of the same catalogue (`other_arm`).
+        pool: what students of several seeds have in common, see `compression_page`.
+        results: where figures are kept; None takes `out`.
+
+    Raises:
+        DataError: a student has another catalogue than the data.
     """
-    work = out / name
+    work, results, ways = out / name, results or out, ARMS | dict(others or {})
     work.mkdir(parents=True, exist_ok=True)
     loaded = load_checkpoint(checkpoint)
     judge = Judge(loaded, load_dataset(data_dir), min(max(users // 5, 100), MOST_VALIDATION), seed)
@@ -123,28 +137,61 @@ def run(
         "validation_users": len(judge.user_rows),
         "display": None if display is None else list(display),
         "batched": batched,
+        "pool": pool,
         "arms": {},
     }
+    arms = [*arms, *(others or {})]
     for arm in arms:
         note(f"{name}: {arm}")
-        make = partial(quality, arm, judge, data_dir, work, users, seed, engines, display, batched)
+        make = partial(quality, arm, ways[arm], judge, data_dir, work, users, seed, engines, display, batched)
         found["arms"][arm] = _kept(work / f"{arm}.json", make)
-    whole = ndcg_gains(np.array(found["arms"][arms[0]]["ranks"]))
-    for arm in found["arms"].values():
-        gains = ndcg_gains(np.array(arm.pop("ranks")))
+    ranks = {arm: np.array(told.pop("ranks")) for arm, told in found["arms"].items()}
+    whole = ndcg_gains(ranks[arms[0]])
+    for arm, told in found["arms"].items():
+        gains = ndcg_gains(ranks[arm])
         change = paired_bootstrap(gains, whole, seed=seed)
-        arm["ndcg@10"], arm["of"] = float(gains.mean()), float(whole.mean())
-        arm["change"] = [change.mean, change.low, change.high]
+        told["ndcg@10"], told["of"] = float(gains.mean()), float(whole.mean())
+        told["change"] = [change.mean, change.low, change.high]
+    results.mkdir(parents=True, exist_ok=True)
+    # One byte is enough for whatever is counted up to 10.
+    arrays: dict[str, Any] = {arm: _bytes(each) for arm, each in ranks.items()}
+    np.savez_compressed(results / f"{name}.npz", **arrays)
     # The file is written after each part: the page may be made of what is there.
-    write_json(out / f"{name}.json", found)
+    write_json(results / f"{name}.json", found)
     if swept:
         found["sweep"] = _kept(work / "sweep.json", partial(sweep, judge))
-        write_json(out / f"{name}.json", found)
+        write_json(results / f"{name}.json", found)
     timed = {} if not runs else _timed(arms, data_dir, work, runs, seed, engines)
     for arm, times in timed.items():
         found["arms"][arm] |= {"times": times}
-    write_json(out / f"{name}.json", found)
+    write_json(results / f"{name}.json", found)
     return found
+
+
+def other_arm(text: str) -> tuple[str, Arm]:
+    """The name and arm of another student, from `NAME=CHECKPOINT:PRECISION`.
+
+    Raises:
+        DataError: it is not of that form, there is no such directory or precision, or the name is taken.
+    """
+    name, _, rest = text.partition("=")
+    where, _, precision = rest.rpartition(":")
+    remedy = "Give NAME=CHECKPOINT:PRECISION, such as tiny=runs/shop.build/student-0a1b:int8."
+    if not (name and where and precision):
+        raise DataError(f"--other {text!r} names no student.", code="other-invalid", remedy=remedy)
+    if name in ARMS:
+        raise DataError(
+            f"--other {name!r} is the name of an arm.", code="other-invalid", remedy="Choose another name."
+        )
+    if precision not in RECIPES:
+        raise DataError(
+            f"--other {name}: there is no precision {precision!r}.",
+            code="other-invalid",
+            remedy=f"Choose from {', '.join(RECIPES)}.",
+        )
+    if not Path(where).is_dir():
+        raise DataError(f"--other {name}: no checkpoint at {where}.", code="other-invalid", remedy=remedy)
+    return name, Arm(precision, checkpoint=Path(where))
 
 
 def sweep(judge: Judge) -> list[dict[str, Any]]:
@@ -180,6 +227,7 @@ def sweep(judge: Judge) -> list[dict[str, Any]]:
 
 def quality(
     arm: str,
+    way: Arm,
     judge: Judge,
     data_dir: Path,
     work: Path,
@@ -190,8 +238,7 @@ def quality(
     batched: bool,
 ) -> dict[str, Any]:
     """Export one arm and rank test users with the first engine, or `batched`: sizes, and ranks."""
-    way = ARMS[arm]
-    judge = _as_wide(way, judge, work)
+    judge = _as_made(way, judge, work)
     budget = Budget(max_ndcg_loss=SEARCH_LOSS) if way.precision == SEARCH else Budget()
     bundle = work / arm.replace(" ", "-").replace(",", "")
     if not bundle.exists():  # it appears whole or not at all
@@ -217,6 +264,7 @@ def quality(
         ranks = report.ranks
     return {
         "bundle": bundle.name,
+        "commit": commit(),
         "bytes": sizes,
         "ranks": ranks.tolist(),
         "schemes": compression.get("schemes", {}),
@@ -224,8 +272,17 @@ def quality(
     }
 
 
-def _as_wide(way: Arm, judge: Judge, work: Path) -> Judge:
-    """A judge of the student as wide as the arm has it, made once for all arms."""
+def _as_made(way: Arm, judge: Judge, work: Path) -> Judge:
+    """A judge of the arm's student: another one, or this one as wide as the arm has it, made once for all."""
+    if way.checkpoint is not None:
+        other = load_checkpoint(way.checkpoint)
+        if other.item_ids != judge.checkpoint.item_ids:
+            raise DataError(
+                f"{way.checkpoint}: its {len(other.item_ids)} items are not those of the first student.",
+                code="catalogue-mismatch",
+                remedy="Give a student that was trained on the same data.",
+            )
+        return judge.of(other)
     if way.width == 1:
         return judge
     width = max(int(way.width * judge.checkpoint.item_rows.shape[1]) // GROUP, 1) * GROUP
@@ -265,6 +322,10 @@ def _timed(
     return found
 
 
+def _bytes(ranks: NDArray[np.int64]) -> NDArray[np.uint8]:
+    return np.minimum(ranks, 255).astype(np.uint8)
+
+
 def _kept(file: Path, make: Callable[[], Any]) -> Any:
     """What `make` gives, from `file` if an earlier run left it there."""
     if not file.exists():
@@ -276,8 +337,9 @@ def main(
     checkpoint: Annotated[Path, typer.Argument(metavar="CHECKPOINT", show_default=False)],
     data_dir: Annotated[Path, typer.Argument(metavar="DATA_DIR", show_default=False)],
     name: Annotated[str, typer.Option(help="Heading in the page.  [default: the data's]")] = "",
-    out: Annotated[Path, typer.Option(help="Bundles and figures.")] = Path("runs/compression"),
-    page: Annotated[Path | None, typer.Option(help="The page, made from all figures in --out.")] = None,
+    out: Annotated[Path, typer.Option(help="Bundles, and what is half done.")] = Path("runs/compression"),
+    results: Annotated[Path, typer.Option(help="Figures.")] = Path("docs/benchmarks/compression"),
+    page: Annotated[Path | None, typer.Option(help="The page, made from all in --results.")] = None,
     users: Annotated[int, typer.Option(min=10, help="Test users, drawn by the seed.")] = 5000,
     runs: Annotated[int, typer.Option(min=0, help="Processes for each arm and engine; 0: no times.")] = 3,
     arms: Annotated[str, typer.Option(help="Some of them, separated by |.")] = "|".join(ARMS),
@@ -286,10 +348,15 @@ def main(
     batched: Annotated[bool, typer.Option(help="Rank test users in torch, many at once.")] = False,
     sweep: Annotated[bool, typer.Option(help="Low rank at several fractions.")] = True,
     remark: Annotated[str, typer.Option("--note", help="A sentence for the page.")] = "",
+    other: Annotated[
+        list[str] | None, typer.Option(help="Another student as an arm: NAME=CHECKPOINT:PRECISION.")
+    ] = None,
+    pool: Annotated[str, typer.Option(help="One name for students of several seeds.")] = "",
 ) -> None:
     """Measure the arms of one student, and write the page."""
     show_progress()
     chosen = [arm for arm in ARMS if arm in arms.split("|") or arm == "fp32"]
+    others = dict(map(other_arm, other or ()))
     run(
         checkpoint,
         data_dir,
@@ -303,9 +370,12 @@ def main(
         batched=batched,
         swept=sweep,
         remark=remark,
+        others=others,
+        pool=pool,
+        results=results,
     )
     if page is not None:
-        write_page(page, out)
+        write_page(page, results)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,9 @@
-"""The page of `compression_bench`: one section for each student that was measured."""
+"""The page of `compression_bench`: one section for each student that was measured.
+
+Students of one recipe with several seeds, which name one `pool`, are also taken together: a user's gains are
+averaged over the seeds, then users are resampled, so that the interval is of the recipe on this data set's
+users and not of one student.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +11,11 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pocketrec_export.metrics import ndcg_gains, paired_bootstrap
 
 HEAD = """\
 # Compression
@@ -27,9 +37,57 @@ Not measured here: a phone.
 
 
 def write_page(page: Path, results: Path) -> None:
-    """Write `page` from all `results/*.json`."""
-    found = [json.loads(file.read_text(encoding="utf-8")) for file in sorted(results.glob("*.json"))]
-    page.write_text("\n".join([HEAD, *(_section(one) for one in found)]).rstrip() + "\n", encoding="utf-8")
+    """Write `page` from all `results/NAME.json` and `NAME.npz`; sections whose figures were not kept are in
+    `NAME.md`, and stay as they are."""
+    files = sorted((*results.glob("*.json"), *results.glob("*.md")), key=lambda file: file.stem)
+    sections, pools = [], dict[str, list[Path]]()
+    for file in files:
+        text = file.read_text(encoding="utf-8")
+        if file.suffix == ".md":
+            sections.append(text.rstrip() + "\n")
+            continue
+        found = json.loads(text)
+        sections.append(_section(found))
+        if found["pool"]:
+            pools.setdefault(found["pool"], []).append(file)
+    together = [_pooled(pool, of_seeds) for pool, of_seeds in pools.items() if len(of_seeds) > 1]
+    page.write_text("\n".join([HEAD, *together, *sections]).rstrip() + "\n", encoding="utf-8")
+
+
+def _pooled(pool: str, files: Sequence[Path]) -> str:
+    """The arms that all students of a pool have, taken together."""
+    students = [json.loads(file.read_text(encoding="utf-8")) for file in files]
+    gains: list[dict[str, NDArray[np.float64]]] = []
+    for file in files:
+        with np.load(file.with_suffix(".npz")) as ranks:
+            gains.append({arm: ndcg_gains(ranks[arm].astype(np.int64)) for arm in ranks.files})
+    rows = [["", "×", "NDCG@10", "change", "of it", *(student["name"] for student in students)]]
+    for arm in students[0]["arms"]:
+        if not all(arm in each for each in gains):
+            continue
+        ours, whole = (np.mean([each[name] for each in gains], axis=0) for name in (arm, "fp32"))
+        of = float(whole.mean())
+        change = paired_bootstrap(ours, whole)
+        ratio = [_total(student, "fp32") / _total(student, arm) for student in students]
+        own = [student["arms"][arm]["change"][0] / student["arms"][arm]["of"] for student in students]
+        base = arm == "fp32"
+        rows.append(
+            [
+                arm,
+                f"{np.mean(ratio):.2f}",
+                f"{ours.mean():.4f}",
+                "" if base else f"{change.mean / of:+.2%}",
+                "" if base else f"{change.low / of:+.2%} … {change.high / of:+.2%}",
+                *("" if base else f"{mean:+.2%}" for mean in own),
+            ]
+        )
+    head = f"## {pool}: {len(students)} seeds together"
+    told = "Gains are averaged for each user over the students, and users are resampled; last, each alone."
+    return "\n".join([head, "", told, "", *_table(rows), ""])
+
+
+def _total(found: dict[str, Any], arm: str) -> int:
+    return int(found["arms"][arm]["bytes"]["total"])
 
 
 def _section(found: dict[str, Any]) -> str:
@@ -124,9 +182,13 @@ def _section(found: dict[str, Any]) -> str:
 
 def _how(found: dict[str, Any]) -> str:
     """What differs from the head of the page."""
-    display = found.get("display")
+    display = found["display"]
     shown = "" if display is None else f" All bundles carry these display columns: {', '.join(display)}."
-    return shown + (" NDCG@10 by torch, many users at once." if found.get("batched") else "")
+    batched = " NDCG@10 by torch, many users at once." if found["batched"] else ""
+    elsewhere = [
+        f"{name} `{arm['commit']}`" for name, arm in found["arms"].items() if arm["commit"] != found["commit"]
+    ]
+    return shown + batched + (f" Made at other commits: {', '.join(elsewhere)}." if elsewhere else "")
 
 
 def _spread(figure: dict[str, float], digits: int) -> str:
