@@ -36,9 +36,10 @@ class CompressionConfig(Section):
         4096, ge=1, description="beginnings of training histories that low rank is fitted on, at most"
     )
     validation_users: int = Field(
-        1000,
-        ge=1,
-        description="at most, drawn by the seed, that precisions are chosen and budgets checked on",
+        0,
+        ge=0,
+        description="at most, drawn by the seed, that precisions are chosen and budgets checked on; 0 takes "
+        "all, or of a very large set as many as judge the student",
     )
     finish_epochs: int = Field(
         0, ge=0, description="passes in which the rounded student learns from the float one; 0 is off"

@@ -20,7 +20,7 @@ from .backbone import Backbone, backbone_tensors
 from .checkpoint import Checkpoint
 from .compression_config import CompressionConfig
 from .content import BundleContent, TableContent, compact_json
-from .gate import Attempt, attempt, measure
+from .gate import Attempt, attempt, doubt, measure
 from .golden_requests import golden_requests
 from .options import TARGETS, ExportOptions
 from .precision import scheme_of
@@ -143,7 +143,9 @@ def _write(
     def measure_it(directory: Path) -> dict[str, Any]:
         if planner.judge is None and not options.budget:
             return {}
-        measured.update(measure(directory, planner.judge))
+        reference = planner.reference
+        ranks = reference.ranks if reference is not None else None
+        measured.update(measure(directory, planner.judge, ranks))
         return {"compression": compression_figures(planner, plan, figures, measured)}
 
     def check(directory: Path) -> None:
@@ -162,10 +164,12 @@ def _write(
             )
         if measured:
             size = sum(file.stat().st_size for file in directory.iterdir())
-            found = attempt(options.precision, size, measured, planner.reference, options.budget)
+            found = attempt(options.precision, size, measured, options.budget)
             if found.missed:
                 raise _RefusedError(found)
             planner.tried.append(found)
+            if (told := doubt(found, options.budget)) is not None:
+                log.warning("%s", told)
 
     write_bundle(
         out,

@@ -24,7 +24,7 @@ from .backbone import Backbone
 from .checkpoint import Checkpoint
 from .compression_config import CompressionConfig
 from .content import compact_json
-from .gate import Attempt, BudgetError, lost
+from .gate import Attempt, BudgetError, Loss
 from .lowrank import compress
 from .options import SEARCH, ExportOptions
 from .precision import RECIPES, Precision, fp32, recipe, scheme_of
@@ -59,7 +59,7 @@ class Planner:
 
     Attributes:
         tried: attempts so far, simulated ones first.
-        reference: NDCG@10 of the float32 student on the validation users, None without data.
+        reference: what the float32 student does on the validation users, None without data.
         low_rank: what low rank did, for the manifest; empty without it.
         checkpoint, judge: of the student that is written: the one given, unless it was made narrower.
         narrow: NDCG@10 of the narrow student before anything else; None without narrowing.
@@ -89,7 +89,7 @@ class Planner:
                 code="data-missing",
                 remedy="Name the data that the checkpoint was trained on with --data.",
             )
-        self.reference = judge.float_student().ndcg if judge is not None else None
+        self.reference = judge.float_student() if judge is not None else None
         self.backbone = Backbone.from_decoder(checkpoint.backbone, torch.from_numpy(checkpoint.recency))
         self.narrow: float | None = None
         if judge is not None and settings.width:
@@ -145,10 +145,11 @@ class Planner:
 
     def simulated(self, label: str, precision: Precision) -> Attempt:
         """What this precision would give, by simulation: bytes are estimated."""
-        ndcg = None
-        if self.judge is not None:
-            ndcg = self.judge.judge(self.backbone, precision, self.checkpoint.item_rows).ndcg
-        return Attempt(label, int(self._estimate(precision)), ndcg, lost(ndcg, self.reference))
+        size = int(self._estimate(precision))
+        if self.judge is None or self.reference is None:
+            return Attempt(label, size)
+        outcome = self.judge.judge(self.backbone, precision, self.checkpoint.item_rows)
+        return Attempt(label, size, outcome.ndcg, Loss.of(outcome.ranks, self.reference.ranks))
 
     def _searched(self) -> Plan:
         budget, mix = self.options.budget, None
@@ -166,7 +167,7 @@ class Planner:
     def _passes(self, mix: Mix) -> bool:
         attempt = self.simulated(f"a mix of {mix.bytes:,} bytes of weights", mix)
         self.tried.append(attempt)
-        return attempt.loss is not None and attempt.loss <= (self.options.budget.max_ndcg_loss or 0.0)
+        return attempt.loss is not None and attempt.loss.part <= (self.options.budget.max_ndcg_loss or 0.0)
 
     @cached_property
     def _mixes(self) -> list[Mix]:
@@ -201,9 +202,9 @@ class Planner:
 
     def _plan(self, label: str, precision: Precision) -> Plan:
         backbone, items = self.backbone, self.checkpoint.item_rows
-        if self.judge is None:
+        if self.judge is None or self.reference is None:
             return Plan(label, backbone, items, precision)
-        path: list[dict[str, Any]] = [{"stage": "student", "ndcg@10": self.reference}]
+        path: list[dict[str, Any]] = [{"stage": "student", "ndcg@10": self.reference.ndcg}]
         if self.narrow is not None:
             path.append({"stage": f"{items.shape[1]} wide", "ndcg@10": self.narrow})
         if self.low_rank:
@@ -238,6 +239,9 @@ def compression_figures(
     if "ndcg@10" in measured:
         path.append({"stage": f"runtime, {measured['engine']}", "ndcg@10": measured["ndcg@10"]})
     found: dict[str, Any] = {"part": "validation", "users": measured.get("users", 0), "path": path}
+    loss: Loss | None = measured.get("loss")
+    if loss is not None:
+        found |= {"run": measured["run"], "lost": {"mean": loss.part, "low": loss.low, "high": loss.high}}
     found |= {
         "engine": measured["engine"],
         "ms": round(measured["ms"], 3),

@@ -1,14 +1,14 @@
 """What a change of the student costs on held-out events: ranks, and how far its scores move.
 
-NDCG@10 of a thousand users moves by more than what rounding one linear costs, so a search that looked at it
-would chase noise. The search looks at the divergence KL(float32 ‖ changed) of the softmax over the catalogue,
-a mean over the same histories, which is smooth and never negative; NDCG@10 is what the result is held to.
+NDCG@10 moves by chance more than rounding one linear costs, so a search that looked at it would chase noise.
+The search looks at the divergence KL(float32 ‖ changed) of the softmax over the catalogue, a mean over
+`SAMPLE` histories, which is smooth and never negative; NDCG@10 of all is what the result is held to.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -28,11 +28,15 @@ from .data import Dataset
 from .metrics import Metrics, pessimistic_rank
 from .precision import Precision, Scheme, scheme_of
 from .precision_graph import HistoryGraph, Prefixes
+from .ranking import judged_users
 from .split import leave_one_out
 from .text import text_features
 
 CHUNK_SCORES = 1 << 23
 """Scores held at a time, of each of two models."""
+
+SAMPLE = 1000
+"""Users whose scores are compared as a whole; a mean of divergences needs no more."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +44,7 @@ class Outcome:
     """How a changed student does.
 
     Attributes:
-        divergence: mean KL(float32 ‖ changed) over the catalogue, nats.
+        divergence: mean KL(float32 ‖ changed) over the catalogue, nats, of the judge's `sample`.
         ranks: int64 [users], of the held-out items.
     """
 
@@ -59,10 +63,12 @@ class Judge:
     Args:
         checkpoint: the student.
         dataset: what it was trained on.
-        users: at most so many, drawn by the seed.
+        users: at most so many, drawn by the seed; 0 takes all by whom a model is judged
+            (`ranking.judged_users`).
 
     Attributes:
         user_rows: int32 [n], the users, ascending rows of the dataset.
+        sample: int64 [at most `SAMPLE`], ascending indices of them, drawn by the seed.
         prefixes: their histories before the validation target.
         tables: item, event and gap rows float32 [·, d], as trained.
         float_backbone: the backbone, as trained.
@@ -74,7 +80,7 @@ class Judge:
         DataError: "catalogue-mismatch", the data has other items than the checkpoint; "data-too-short".
     """
 
-    def __init__(self, checkpoint: Checkpoint, dataset: Dataset, users: int = 1000, seed: int = 0) -> None:
+    def __init__(self, checkpoint: Checkpoint, dataset: Dataset, users: int = 0, seed: int = 0) -> None:
         if dataset.item_ids != checkpoint.item_ids:
             raise DataError(
                 f"the data has {dataset.num_items} items that are not the {len(checkpoint.item_ids)} of the "
@@ -84,13 +90,18 @@ class Judge:
             )
         self.checkpoint, self.dataset, self.seed = checkpoint, dataset, seed
         self.split = leave_one_out(dataset)
-        self.user_rows = self.split.some_users("validation", users, seed)
+        self.user_rows = judged_users(self.split, "validation", seed)
+        if users:
+            self.user_rows = self.split.some_users("validation", users, seed)
         if not len(self.user_rows):
             raise DataError(
                 "no user has a validation target.",
                 code="data-too-short",
                 remedy="Give users with three events or more.",
             )
+        count = len(self.user_rows)
+        drawn = np.random.default_rng(seed).permutation(count)[:SAMPLE]
+        self.sample: NDArray[np.int64] = np.sort(drawn).astype(np.int64)
         gaps = tuple(checkpoint.meta["gap_seconds"])
         every = Histories.from_events(
             dataset.offsets, dataset.items, dataset.event_ids, dataset.timestamps, gaps
@@ -108,7 +119,8 @@ class Judge:
         )
         self.float_backbone = Backbone.from_decoder(checkpoint.backbone, torch.from_numpy(checkpoint.recency))
         self.reference_backbone, self.reference_tables = self.float_backbone, self.tables
-        self.reference = self._own = self.queries(HistoryGraph(self.float_backbone), self.tables[0])
+        self.reference = self.queries(HistoryGraph(self.float_backbone), self.tables[0])
+        self._own = self.reference[self.sample]
         self._text: Tensor | None = None
 
     def of(self, checkpoint: Checkpoint) -> Judge:
@@ -120,7 +132,7 @@ class Judge:
         other.float_backbone = Backbone.from_decoder(
             checkpoint.backbone, torch.from_numpy(checkpoint.recency)
         )
-        other._own = other.queries(HistoryGraph(other.float_backbone), other.tables[0])
+        other._own = other.queries(HistoryGraph(other.float_backbone), other.tables[0], self.sample)
         return other
 
     def calibration(self, count: int) -> Prefixes:
@@ -128,23 +140,38 @@ class Judge:
         return Prefixes.drawn(self.training, self.checkpoint.length, count, self.seed)
 
     @torch.no_grad()
-    def queries(self, graph: HistoryGraph, items: Tensor) -> Tensor:
-        """Queries float32 [users, d] when the history rows come from these item rows."""
-        out = torch.empty(len(self.prefixes), items.shape[1])
-        for which, rows, mask in self.prefixes.batches(items, *self.tables[1:]):
+    def queries(
+        self, graph: HistoryGraph, items: Tensor, users: NDArray[np.int64] | slice = slice(None)
+    ) -> Tensor:
+        """Queries float32 [users, d] when the history rows come from these item rows.
+
+        Args:
+            users: indices of `user_rows`; all unless they are given.
+        """
+        prefixes = self.prefixes.part(users)
+        out = torch.empty(len(prefixes), items.shape[1])
+        for which, rows, mask in prefixes.batches(items, *self.tables[1:]):
             out[torch.from_numpy(which)] = graph(rows, mask)
         return out
 
     def judge(self, backbone: Backbone, precision: Precision, items: NDArray[np.float32]) -> Outcome:
         """A student with these linears and item rows, both rounded as `precision` says."""
-        graph = rounded_graph(backbone, precision)
-        scheme = scheme_of(precision, "tables.items", items.shape)
-        rows = torch.from_numpy(rounded_table(items, scheme))
-        return self._outcome(self.queries(graph, rows), rows, scheme != "fp32")
+        graph, rows, scheme = _rounded(backbone, precision, items)
+        queries = self.queries(graph, rows)
+        asked = queries if scheme == "fp32" else rounded_queries(queries)
+        ranks = chunked_ranks(asked, rows, self.targets, self.seen)
+        return Outcome(self._divergence(asked[self.sample], rows), ranks)
+
+    def divergence(self, backbone: Backbone, precision: Precision, items: NDArray[np.float32]) -> float:
+        """The divergence of `judge` alone, for which no other users than the sample are asked."""
+        graph, rows, scheme = _rounded(backbone, precision, items)
+        queries = self.queries(graph, rows, self.sample)
+        return self._divergence(queries if scheme == "fp32" else rounded_queries(queries), rows)
 
     def float_student(self) -> Outcome:
         """The reference itself."""
-        return self._outcome(self.reference, self.reference_tables[0], False)
+        ranks = chunked_ranks(self.reference, self.reference_tables[0], self.targets, self.seen)
+        return Outcome(0.0, ranks)
 
     @torch.no_grad()
     def word_divergence(self, scheme: Scheme) -> float:
@@ -160,25 +187,45 @@ class Judge:
         words = rounded_table(self.checkpoint.words, scheme)
         rows = torch.from_numpy(np.asarray(self._text_weights @ words, dtype=np.float32))
         total = 0.0
-        for part in self._chunks():
+        for part in _chunks(len(self._own), len(rows)):
             query = self._own[part]
             total += float(_divergence(query @ self._text.T, query @ rows.T).sum())
         return total / len(self._own)
 
     @torch.no_grad()
-    def _outcome(self, queries: Tensor, rows: Tensor, rounded: bool) -> Outcome:
-        asked = rounded_queries(queries) if rounded else queries
-        ranks, total = [], 0.0
-        for part in self._chunks():
-            scores = asked[part] @ rows.T
-            wanted = self.reference[part] @ self.reference_tables[0].T
-            total += float(_divergence(wanted, scores).sum())
-            ranks.append(pessimistic_rank(scores.numpy(), self.targets[part], self.seen[part]))
-        return Outcome(total / len(queries), np.concatenate(ranks))
+    def _divergence(self, queries: Tensor, rows: Tensor) -> float:
+        """Of the sample's queries [sample, d] over item rows [n, d], from the reference."""
+        reference, total = self.reference[self.sample], 0.0
+        for part in _chunks(len(queries), len(rows)):
+            wanted = reference[part] @ self.reference_tables[0].T
+            total += float(_divergence(wanted, queries[part] @ rows.T).sum())
+        return total / len(queries)
 
-    def _chunks(self) -> list[slice]:
-        step = max(1, CHUNK_SCORES // self.dataset.num_items)
-        return [slice(first, first + step) for first in range(0, len(self.reference), step)]
+
+@torch.no_grad()
+def chunked_ranks(
+    queries: Tensor, items: Tensor, targets: NDArray[np.integer], seen: Sequence[NDArray[np.integer]]
+) -> NDArray[np.int64]:
+    """`metrics.pessimistic_rank` of queries [n, d] over item rows [items, d], a part of the scores at a
+    time."""
+    found = [np.zeros(0, np.int64)]
+    for part in _chunks(len(queries), len(items)):
+        found.append(pessimistic_rank((queries[part] @ items.T).numpy(), targets[part], seen[part]))
+    return np.concatenate(found)
+
+
+def _rounded(
+    backbone: Backbone, precision: Precision, items: NDArray[np.float32]
+) -> tuple[HistoryGraph, Tensor, Scheme]:
+    """Graph, item rows and the rows' scheme, as a runtime has them."""
+    scheme = scheme_of(precision, "tables.items", items.shape)
+    rows = torch.from_numpy(rounded_table(items, scheme))
+    return rounded_graph(backbone, precision), rows, scheme
+
+
+def _chunks(users: int, items: int) -> list[slice]:
+    step = max(1, CHUNK_SCORES // items)
+    return [slice(first, first + step) for first in range(0, users, step)]
 
 
 def rounded_graph(backbone: Backbone, precision: Precision) -> HistoryGraph:

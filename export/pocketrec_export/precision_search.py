@@ -92,7 +92,7 @@ def options(judge: Judge, backbone: Backbone, items: np.ndarray, copies: int) ->
         copies: see `stored_bytes`.
     """
     shapes = paths(backbone, items.shape, judge.checkpoint.words.shape)
-    start = judge.judge(backbone, lambda path, shape: "fp32", items).divergence
+    start = judge.divergence(backbone, lambda path, shape: "fp32", items)
     found: dict[str, list[Option]] = {}
     for path, shape in shapes.items():
         found[path] = []
@@ -103,7 +103,7 @@ def options(judge: Judge, backbone: Backbone, items: np.ndarray, copies: int) ->
             if path == "tables.words":
                 cost = judge.word_divergence(scheme)
             elif scheme != "fp32":
-                cost = judge.judge(backbone, _only(path, scheme), items).divergence - start
+                cost = judge.divergence(backbone, _only(path, scheme), items) - start
             found[path].append(Option(scheme, stored_bytes(path, shape, scheme, copies), max(cost, 0.0)))
         log.info("%s: %s", path, ", ".join(f"{o.scheme} {o.cost:.2e} nats" for o in found[path]))
     return found

@@ -139,7 +139,7 @@ def learn(
     steps = lesson.epochs * len(batches)
     schedule = torch.optim.lr_scheduler.LinearLR(optimiser, 1.0, 0.0, total_iters=max(steps, 1))
     reference = HistoryGraph(judge.reference_backbone)
-    best = judge.judge(backbone, precision, items).divergence
+    best = judge.divergence(backbone, precision, items)
     found = (backbone, items)
     log.info("divergence %.5f before %d passes of %d steps", best, lesson.epochs, len(batches))
     for epoch in range(lesson.epochs):
@@ -151,7 +151,7 @@ def learn(
             schedule.step()
         candidate = copy.deepcopy(student.backbone).requires_grad_(False).eval()
         trained = student.items.detach().numpy().copy()
-        divergence = judge.judge(candidate, precision, trained).divergence
+        divergence = judge.divergence(candidate, precision, trained)
         log.info("divergence %.5f after pass %d", divergence, epoch + 1)
         if divergence < best:
             best, found = divergence, (candidate, trained)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .gate import Attempt
+from .gate import Attempt, doubt
 from .precision import RECIPES
 from .precision_plan import Plan, Planner
 from .precision_search import Mix
@@ -57,6 +57,7 @@ def write_report(directory: Path, bundle: Path, planner: Planner, plan: Plan) ->
         names = {attempt.label for attempt in planner.tried if not attempt.measured}
         others = [name for name in RECIPES if name not in names]
         planner.tried[:0] = [planner.simulated(name, RECIPES[name]) for name in others]
+    budget = planner.options.budget
     sizes = file_sizes(bundle)
     tables = [_tried(planner.tried), _path(plan, planner), _parts(sizes)]
     if isinstance(plan.precision, Mix):
@@ -67,7 +68,8 @@ def write_report(directory: Path, bundle: Path, planner: Planner, plan: Plan) ->
         rows = [[name, str(rank), f"{planner.low_rank['errors'][name]:.2%}"] for name, rank in ranks.items()]
         tables.append(Table("Low rank", [["linear", "rank", "of its output lost"], *rows]))
     title = f"{bundle.name}: size, quality, time"
-    advice = recommendation(planner.tried)
+    doubts = [told for each in planner.tried if each.measured and (told := doubt(each, budget))]
+    advice = " ".join([recommendation(planner.tried), *doubts])
     directory.mkdir(parents=True, exist_ok=True)
     pages = (directory / f"{bundle.name}.report.html", directory / f"{bundle.name}.report.md")
     _replace(pages[0], _html(title, advice, planner.tried, tables))
@@ -79,7 +81,7 @@ def recommendation(tried: Sequence[Attempt]) -> str:
     """In words, which of the attempts to take: the smallest that keeps within one percent of the float32
     student's NDCG@10; measured ones go before simulated ones of the same name."""
     known = {a.label: a for a in sorted(tried, key=lambda a: a.measured) if a.loss is not None and a.bytes}
-    good = [a for a in known.values() if a.loss is not None and a.loss <= GOOD_LOSS]
+    good = [a for a in known.values() if a.loss is not None and a.loss.part <= GOOD_LOSS]
     if not known:
         return "Quality was not measured: name the data with --data."
     if not good:
@@ -88,7 +90,7 @@ def recommendation(tried: Sequence[Attempt]) -> str:
     how = "measured" if best.measured else "simulated: build it before you rely on it"
     return (
         f"Within {GOOD_LOSS:.0%} of the float32 student's NDCG@10, {best.label} is the smallest: "
-        f"{best.bytes:,} bytes, {best.loss:.2%} lost ({how})."
+        f"{best.bytes:,} bytes, {best.loss} lost ({how})."
     )
 
 
@@ -103,22 +105,24 @@ def file_sizes(bundle: Path) -> dict[str, int]:
 
 
 def _tried(tried: Sequence[Attempt]) -> Table:
-    rows = [["tried", "bytes", "NDCG@10", "lost", "ms a list", "how", "beyond"]]
+    users = max((a.loss.users for a in tried if a.loss is not None), default=0)
+    rows = [["tried", "bytes", "NDCG@10", "lost (95 %)", "ms a list", "how", "beyond"]]
     for a in tried:
         rows.append(
             [
                 a.label,
                 f"{a.bytes:,}" if a.bytes else "",
                 f"{a.ndcg:.4f}" if a.ndcg is not None else "",
-                f"{a.loss:.2%}" if a.loss is not None else "",
+                str(a.loss) if a.loss is not None else "",
                 f"{a.ms:.2f}" if a.ms is not None else "",
                 "measured" if a.measured else "simulated",
                 ", ".join(a.missed),
             ]
         )
     note = (
-        "NDCG@10 on validation users, lost: against the float32 student on the same users. Bytes are of the "
-        "whole bundle, estimated where simulated. Milliseconds are of the machine that built, not of a phone."
+        f"NDCG@10 on {users:,} validation users, lost: against the float32 student on the same users, with "
+        "the interval that drawing them anew gives. Bytes are of the whole bundle, estimated where simulated. "
+        "Milliseconds are of the machine that built, not of a phone."
     )
     return Table("What was tried", rows, note=note)
 

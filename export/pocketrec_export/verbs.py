@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from pocketrec.bundle import Bundle
 from pocketrec.errors import DataError
 from pocketrec.output import human_bytes, note, print_json, show_progress
 from pocketrec.verbs import AsJson
@@ -222,7 +223,7 @@ def cli_build(
         return
     student = result.figures["student"]["test"]
     note(f"The student's test HR@10 is {student['hr@10']:.4f}, NDCG@10 {student['ndcg@10']:.4f} (float32).")
-    _say_done(result.bundle)
+    _say_done(result.bundle, result.figures["compression"])
 
 
 def cli_export(
@@ -295,10 +296,12 @@ def cli_export(
     verification = export_checkpoint(
         loaded, out, options, figures, settings=compression, judge=judge, report=where
     )
+    with Bundle.open(out) as bundle:
+        measured = bundle.manifest.figures.get("compression", {})
     if as_json:
-        print_json({"bundle": str(out), "verification": verification.to_dict()})
+        print_json({"bundle": str(out), "verification": verification.to_dict(), "compression": measured})
         return
-    _say_done(out)
+    _say_done(out, measured)
 
 
 def _opened(checkpoint: Path, data: Path | None, rows: str, length: int) -> Checkpoint:
@@ -318,7 +321,13 @@ def _opened(checkpoint: Path, data: Path | None, rows: str, length: int) -> Chec
     return foreign_checkpoint(str(checkpoint), load_dataset(data), ForeignOptions(rows, length))
 
 
-def _say_done(bundle: Path) -> None:
+def _say_done(bundle: Path, measured: dict[str, Any]) -> None:
     size = bundle.stat().st_size if bundle.is_file() else sum(f.stat().st_size for f in bundle.iterdir())
     note(f"{bundle}: {human_bytes(size)}, verified on every runtime here.")
+    if "lost" in measured:
+        lost = measured["lost"]
+        note(
+            f"Of the float32 student's NDCG@10 {lost['mean']:.2%} is lost, {lost['low']:.2%} to "
+            f"{lost['high']:.2%} by the paired 95 % interval of {measured['users']:,} validation users."
+        )
     note(f"Next: pocketrec inspect {bundle}   or   pocketrec rank {bundle} --items ID,ID")

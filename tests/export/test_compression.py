@@ -18,13 +18,15 @@ from typer.testing import CliRunner
 from pocketrec.cli import app, main
 from pocketrec.errors import DataError, PocketrecError
 from pocketrec.verify import verify
+from pocketrec_export import gate, precision_quality
 from pocketrec_export.build import build
 from pocketrec_export.checkpoint import Checkpoint, load_checkpoint
 from pocketrec_export.compression_config import CompressionConfig
 from pocketrec_export.config import BuildConfig
 from pocketrec_export.data import load_dataset
 from pocketrec_export.exporting import export_checkpoint
-from pocketrec_export.gate import Attempt, BudgetError, attempts_table
+from pocketrec_export.gate import Attempt, BudgetError, Loss, attempts_table, doubt, measure
+from pocketrec_export.metrics import ndcg_gains
 from pocketrec_export.options import Budget, ExportOptions
 from pocketrec_export.precision import int4, int8
 from pocketrec_export.precision_plan import Planner
@@ -178,7 +180,11 @@ def test_the_command_line(world: World, shop: Path, tmp_path: Path, capsys: Any)
     with pytest.raises(SystemExit) as done:
         main([*command, "--max-bytes", "10000000"])
     assert done.value.code == 0
-    assert json.loads(capsys.readouterr().out)["verification"]["ok"]
+    printed = capsys.readouterr()
+    said = json.loads(printed.out)
+    assert said["verification"]["ok"]
+    lost = said["compression"]["lost"]
+    assert lost["low"] <= lost["mean"] <= lost["high"]
     assert {file.name for file in tmp_path.iterdir()} == {
         "bundle", "bundle.report.html", "bundle.report.md"
     }  # fmt: skip
@@ -255,17 +261,72 @@ def test_the_report_of_a_build(world: World) -> None:
 
 def test_the_recommendation() -> None:
     tried = [
-        Attempt("fp32", 100, 0.5, 0.0),
-        Attempt("int8", 30, 0.499, 0.002, 1.0, True),
-        Attempt("int4", 20, 0.4, 0.2),
-        Attempt("int8", 28, 0.4, 0.2),
+        Attempt("fp32", 100, 0.5, Loss(0.0, 0.0, 0.0, 900)),
+        Attempt("int8", 30, 0.499, Loss(0.002, -0.01, 0.014, 900), 1.0, True),
+        Attempt("int4", 20, 0.4, Loss(0.2, 0.1, 0.3, 900)),
+        Attempt("int8", 28, 0.4, Loss(0.2, 0.1, 0.3, 900)),
     ]
-    assert "int8 is the smallest: 30 bytes, 0.20% lost (measured)" in recommendation(tried)
+    assert "int8 is the smallest: 30 bytes, 0.20% (-1.00% … 1.40%) lost (measured)" in recommendation(tried)
     assert "fp32 is what is left" in recommendation([tried[2]])
     assert "--data" in recommendation([Attempt("int8", 30, measured=True)])
     table = attempts_table(tried)
-    assert "| int8 | 30 | 0.4990 | 0.20% | 1.00 |" in table
+    assert "| int8 | 30 | 0.4990 | 0.20% (-1.00% … 1.40%) | 1.00 |" in table
     assert "| int4 (simulated) | 20 |" in table
+
+
+def test_a_loss_has_the_interval_of_its_users() -> None:
+    random = np.random.default_rng(0)
+    reference = random.integers(1, 20, 4000)
+    worse = np.where(random.random(4000) < 0.1, reference + 1, reference)
+    many, few = Loss.of(worse, reference), Loss.of(worse[:100], reference[:100])
+    assert 0 < many.low < many.part < many.high
+    assert many.users == 4000
+    assert few.high - few.low > 3 * (many.high - many.low)
+    assert Loss.of(reference, reference) == Loss(0.0, 0.0, 0.0, 4000)
+    assert Loss.of(reference, np.full(4000, 99)).part == pytest.approx(-np.mean(ndcg_gains(reference)))
+
+
+def test_what_the_users_cannot_tell_is_said() -> None:
+    limit = Budget(max_ndcg_loss=0.002)
+    wide, clear = Loss(0.001, -0.003, 0.005, 900), Loss(0.0005, -0.0003, 0.0015, 20_000)
+    told = doubt(Attempt("int8", 1, 0.5, wide, 1.0, True), limit)
+    assert told is not None
+    assert "900 users cannot tell 0.20%" in told
+    assert "compression.validation_users" in told
+    assert doubt(Attempt("int8", 1, 0.5, clear, 1.0, True), limit) is None
+    assert doubt(Attempt("int8", 1, 0.5, wide, 1.0, True), Budget()) is None
+    refused = Attempt("int8", 1, 0.5, Loss(0.003, -0.003, 0.006, 900), 1.0, True, ("ndcg",))
+    assert "900 users cannot tell" in str(BudgetError(limit, [refused]))
+
+
+def test_many_users_are_ranked_from_the_files_and_some_by_the_runtime(
+    world: World, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    reference = world.judge.float_student().ranks
+    all_run = measure(world.bundle, world.judge, reference)
+    assert all_run["run"] == all_run["users"] == len(world.judge.user_rows)
+    monkeypatch.setattr(precision_quality, "SAMPLE", 40)
+    judge = Judge(world.checkpoint, world.judge.dataset)
+    mixed = measure(world.bundle, judge, reference)
+    assert (mixed["run"], mixed["users"]) == (40, all_run["users"])
+    assert mixed["ndcg@10"] == pytest.approx(all_run["ndcg@10"], abs=0.005)
+    assert mixed["loss"].low <= mixed["loss"].part <= mixed["loss"].high
+    # Batches that rank otherwise than the runtime are not believed.
+    monkeypatch.setattr(gate, "bundle_ranks", lambda *_: np.full(all_run["users"], 77))
+    with caplog.at_level("WARNING"):
+        assert measure(world.bundle, judge, reference)["ndcg@10"] == all_run["ndcg@10"]
+    assert "it ranks all" in caplog.text
+
+
+def test_the_judge_compares_scores_on_a_sample(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(precision_quality, "SAMPLE", 40)
+    judge = Judge(world.checkpoint, world.judge.dataset)
+    assert len(judge.sample) == 40
+    outcome = judge.judge(judge.float_backbone, int4, items(world))
+    assert len(outcome.ranks) == len(judge.user_rows)
+    assert outcome.divergence == judge.divergence(judge.float_backbone, int4, items(world))
+    whole = world.judge.judge(judge.float_backbone, int4, items(world)).divergence
+    assert outcome.divergence == pytest.approx(whole, rel=0.5)
 
 
 def test_the_plot() -> None:
