@@ -121,8 +121,8 @@ def _tried(tried: Sequence[Attempt]) -> Table:
         )
     note = (
         f"NDCG@10 on {users:,} validation users, lost: against the float32 student on the same users, with "
-        "the interval that drawing them anew gives. Bytes are of the whole bundle, estimated where simulated. "
-        "Milliseconds are of the machine that built, not of a phone."
+        "the interval that drawing them anew gives. Bytes are of the whole bundle, estimated where "
+        "simulated. Milliseconds are of the machine that built, not of a phone."
     )
     return Table("What was tried", rows, note=note)
 
