@@ -1,0 +1,67 @@
+"""Product codes in simulation: they come near the rows, nearer when turned, and are judged by ranks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pocketrec.bundle import Bundle
+from pocketrec.errors import DataError
+from pocketrec_export.build import build
+from pocketrec_export.config import BuildConfig
+from pocketrec_export.options import ExportOptions
+from pocketrec_tools.batched_ranks import ranks_of
+from pocketrec_tools.demo_data import make_demo_data
+from pocketrec_tools.product_codes import CENTROIDS, measure, product_codes, turned_codes, weighed
+
+QUICK = {
+    "student": {"size": "tiny", "length": 8, "dropout": 0.1},
+    "training": {"epochs": 1, "positions": 256, "warmup_steps": 5, "mixed_precision": "no"},
+}
+
+
+def correlated(n: int, d: int) -> np.ndarray:
+    random = np.random.default_rng(3)
+    mixed = random.normal(size=(n, d)) @ random.normal(size=(d, d))
+    return (mixed * np.geomspace(1, 0.02, d)).astype(np.float32)
+
+
+def test_few_rows_are_their_own_centroids() -> None:
+    rows = correlated(CENTROIDS // 2, 16)
+    assert np.allclose(product_codes(rows, 4), rows, rtol=1e-3, atol=1e-3)
+
+
+def test_a_rotation_takes_errors_off_and_weights_move_them_to_where_no_query_looks() -> None:
+    rows = correlated(3000, 16)
+    plain, turned = (np.square(code(rows, 4) - rows).sum() for code in (product_codes, turned_codes))
+    assert turned < 0.9 * plain
+    queries = np.random.default_rng(4).normal(size=(500, 16)) * np.geomspace(1, 0.01, 16)
+    moment = queries.T @ queries / len(queries)
+    by_score = weighed(rows, moment, lambda there: turned_codes(there, 4))
+    of_scores = [np.square(queries @ (coded - rows).T).mean() for coded in (by_score, turned_codes(rows, 4))]
+    assert of_scores[0] < 0.9 * of_scores[1]
+
+
+def test_every_table_is_measured_on_the_same_users(tmp_path: Path) -> None:
+    data = make_demo_data(tmp_path / "data", seed=3, users=120, items=80)
+    config = BuildConfig.model_validate(QUICK)
+    made = {}
+    for precision in ("fp32", "int8"):
+        options = ExportOptions(targets=(), precision=precision)
+        made[precision] = build(
+            data, tmp_path / precision, config, options, teacher="none", work_dir=tmp_path / "work"
+        ).bundle
+    ways = {way.name: way for way in measure(made["fp32"], data, None, 0)}
+    ranks = ranks_of(made["fp32"], data, None, 0)
+    assert ways["fp32"].ndcg == pytest.approx(np.mean(np.where(ranks <= 10, 1 / np.log2(ranks + 1), 0)))
+    assert ways["fp32"].change == 0
+    # 80 rows have a centroid of their own in every piece: codes lose what half precision loses.
+    assert ways["codes 32"].change == pytest.approx(0, abs=0.02)
+    with Bundle.open(made["int8"]) as bundle:
+        assert ways["int8"].bytes == sum(
+            bundle.tensors("items.safetensors")[name].nbytes for name in ("q", "scale")
+        )
+    with pytest.raises(DataError, match="item table is int8"):
+        measure(made["int8"], data, None, 0)
