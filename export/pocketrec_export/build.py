@@ -162,6 +162,7 @@ def build(
             settings=config.compression,
             judge=Judge(checkpoint, dataset, config.compression.validation_users, config.seed),
             report=Path(report_dir) if report_dir is not None else None,
+            work=work,
         )
         with Bundle.open(out) as bundle:
             figures["compression"] = bundle.manifest.figures["compression"]

@@ -42,6 +42,7 @@ def export_checkpoint(
     settings: CompressionConfig | None = None,
     judge: Judge | None = None,
     report: Path | None = None,
+    work: Path | None = None,
 ) -> Verification:
     """Write the bundle of a checkpoint at `out`; what its own runtime says of it is the result.
 
@@ -49,6 +50,8 @@ def export_checkpoint(
         settings: how it is made smaller; None takes the defaults.
         judge: held-out histories of the checkpoint's data; a search, low rank and limits on quality need it.
         report: the directory that gets the build's report, `OUT.report.html` and `.md`; None writes none.
+        work: where narrowing and finishing keep result and state, so that what was killed goes on; made when
+            there is something to keep. None keeps nothing.
 
     Raises:
         PocketrecError: `artifact-disagrees` when a target's artifact, run by its runtime, does not agree with
@@ -57,7 +60,7 @@ def export_checkpoint(
         DataError: `data-missing`, without the judge that is needed; `display-unknown`.
     """
     options.shown(checkpoint.columns)  # a wrong name is answered at once
-    planner = Planner(checkpoint, options, settings or CompressionConfig(), judge)
+    planner = Planner(checkpoint, options, settings or CompressionConfig(), judge, work)
     plan = planner.first()
     while True:
         try:

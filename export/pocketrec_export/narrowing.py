@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -37,6 +38,7 @@ from .compression_config import CompressionConfig
 from .precision import fp32
 from .precision_quality import Judge
 from .qat import Lesson, learn
+from .stages import stage_key
 
 _READ = ("q_proj", "k_proj", "v_proj", "gate_proj", "up_proj")
 _WRITE = ("o_proj", "down_proj")
@@ -46,8 +48,12 @@ BATCH_EVENTS = 1536
 """Rows of history in a batch."""
 
 
-def narrow(judge: Judge, settings: CompressionConfig) -> Judge:
+def narrow(judge: Judge, settings: CompressionConfig, work: Path | None = None) -> Judge:
     """The judge's student cut to `settings.width` numbers in each row and taught to answer as the wide one.
+
+    Args:
+        work: where result and state are kept, under a key of all that they depend on, so that a run that was
+            killed goes on; None keeps nothing.
 
     Returns:
         a judge of the narrow student, its `checkpoint`, which holds it against the wide one.
@@ -63,10 +69,11 @@ def narrow(judge: Judge, settings: CompressionConfig) -> Judge:
             code="width-invalid",
             remedy=f"Give a multiple of {GROUP} below {wide} as compression.width.",
         )
-    axes = principal_axes(judge.checkpoint.item_rows, judge.reference.numpy(), width)
-    bare = judge.of(cut(judge.checkpoint, axes))
     lesson = Lesson(settings.width_epochs, settings.width_prefixes, settings.width_rate, BATCH_EVENTS)
-    backbone, items = learn(bare, bare.float_backbone, fp32, bare.checkpoint.item_rows, lesson)
+    file = None if work is None else work / f"narrow-{stage_key(judge.key(), width, lesson)}.safetensors"
+    axes = _kept_axes(judge, width, file)
+    bare = judge.of(cut(judge.checkpoint, axes))
+    backbone, items = learn(bare, bare.float_backbone, fp32, bare.checkpoint.item_rows, lesson, file)
     model, learnt = bare.checkpoint.backbone, backbone.state_dict()
     state = model.state_dict()
     state |= {name: learnt[our_name(name)] for name in state if our_name(name) in learnt}
@@ -85,6 +92,21 @@ def principal_axes(
         moments += rows.T @ rows / (total or 1.0)
     values, vectors = np.linalg.eigh(moments)
     return np.ascontiguousarray(vectors[:, np.argsort(-values, kind="stable")[:width]])
+
+
+def _kept_axes(judge: Judge, width: int, file: Path | None) -> NDArray[np.float64]:
+    """`principal_axes`, kept beside what is learnt in them: found again with another number of threads they
+    may differ by more than digits, where two directions matter the same."""
+    kept = None if file is None else file.with_suffix(".npy")
+    if kept is not None and kept.exists():
+        return np.asarray(np.load(kept), np.float64)
+    axes = principal_axes(judge.checkpoint.item_rows, judge.reference.numpy(), width)
+    if kept is not None:
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        partial = kept.with_suffix(".partial.npy")
+        np.save(partial, axes)
+        partial.replace(kept)
+    return axes
 
 
 @torch.no_grad()

@@ -12,6 +12,7 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -57,6 +58,9 @@ class Plan:
 class Planner:
     """Makes plans until one passes the gate.
 
+    Args:
+        work: where narrowing and finishing keep result and state; None keeps nothing.
+
     Attributes:
         tried: attempts so far, simulated ones first.
         reference: what the float32 student does on the validation users, None without data.
@@ -71,7 +75,9 @@ class Planner:
         options: ExportOptions,
         settings: CompressionConfig,
         judge: Judge | None,
+        work: Path | None = None,
     ) -> None:
+        self._work = work
         self.checkpoint, self.options, self.settings, self.judge = checkpoint, options, settings, judge
         self.tried: list[Attempt] = []
         self.low_rank: dict[str, Any] = {}
@@ -95,7 +101,7 @@ class Planner:
         if judge is not None and settings.width:
             from .narrowing import narrow
 
-            judge = narrow(judge, settings)
+            judge = narrow(judge, settings, work)
             self.judge, self.checkpoint, self.backbone = judge, judge.checkpoint, judge.float_backbone
             self.narrow = judge.judge(self.backbone, fp32, self.checkpoint.item_rows).ndcg
         if judge is not None and settings.kept < 1:
@@ -214,7 +220,7 @@ class Planner:
 
             rounded = self.judge.judge(backbone, precision, items).ndcg
             path.append({"stage": "quantised", "ndcg@10": rounded})
-            backbone, items = finish(self.judge, backbone, precision, items, self.settings)
+            backbone, items = finish(self.judge, backbone, precision, items, self.settings, self._work)
         path.append(
             {
                 "stage": "finished" if self.settings.finish_epochs else "quantised",

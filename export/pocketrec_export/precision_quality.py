@@ -8,6 +8,7 @@ The search looks at the divergence KL(float32 ‖ changed) of the softmax over t
 from __future__ import annotations
 
 import copy
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -30,6 +31,7 @@ from .precision import Precision, Scheme, scheme_of
 from .precision_graph import HistoryGraph, Prefixes
 from .ranking import judged_users
 from .split import leave_one_out
+from .stages import stage_key
 from .text import text_features
 
 CHUNK_SCORES = 1 << 23
@@ -89,6 +91,7 @@ class Judge:
                 remedy="Give the data directory that the checkpoint was trained on.",
             )
         self.checkpoint, self.dataset, self.seed = checkpoint, dataset, seed
+        self._wide = checkpoint
         self.split = leave_one_out(dataset)
         self.user_rows = judged_users(self.split, "validation", seed)
         if users:
@@ -134,6 +137,11 @@ class Judge:
         )
         other._own = other.queries(HistoryGraph(other.float_backbone), other.tables[0], self.sample)
         return other
+
+    def key(self) -> str:
+        """Sixteen hex digits that change with the student, the reference, the data, the seed or the users."""
+        students = [_digest(checkpoint) for checkpoint in (self.checkpoint, self._wide)]
+        return stage_key("judge", *students, self.dataset.fingerprint, self.seed, len(self.user_rows))
 
     def calibration(self, count: int) -> Prefixes:
         """At most `count` beginnings of training histories; no held-out event is in them."""
@@ -212,6 +220,17 @@ def chunked_ranks(
     for part in _chunks(len(queries), len(items)):
         found.append(pessimistic_rank((queries[part] @ items.T).numpy(), targets[part], seen[part]))
     return np.concatenate(found)
+
+
+def _digest(checkpoint: Checkpoint) -> str:
+    """SHA-256 of the weights and of which items were seen."""
+    found = hashlib.sha256(repr(checkpoint.length).encode())
+    arrays = [checkpoint.item_rows, checkpoint.event_rows, checkpoint.gap_rows, checkpoint.recency]
+    arrays += [checkpoint.seen, *(value.numpy() for value in checkpoint.backbone.state_dict().values())]
+    for array in arrays:
+        found.update(repr((array.shape, array.dtype)).encode())
+        found.update(np.ascontiguousarray(array).data)
+    return found.hexdigest()
 
 
 def _rounded(

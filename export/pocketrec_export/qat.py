@@ -16,6 +16,7 @@ from __future__ import annotations
 import copy
 import logging
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -25,9 +26,12 @@ from torch.nn import functional
 
 from .backbone import Backbone
 from .compression_config import CompressionConfig
+from .learning_state import Learning
 from .precision import Precision, Scheme, quantise_linear, scheme_of
 from .precision_graph import HistoryGraph, Prefixes
 from .precision_quality import Judge, rounded_queries, rounded_table, stored_weight
+from .precision_search import paths
+from .stages import stage_key
 
 log = logging.getLogger(__name__)
 
@@ -110,10 +114,21 @@ def finish(
     precision: Precision,
     items: NDArray[np.float32],
     settings: CompressionConfig,
+    work: Path | None = None,
 ) -> tuple[Backbone, NDArray[np.float32]]:
-    """The backbone and item rows whose rounded form comes closest to the float32 student; see `learn`."""
+    """The backbone and item rows whose rounded form comes closest to the float32 student; see `learn`.
+
+    Args:
+        work: where result and state are kept, under a key of all that they depend on; None keeps nothing.
+    """
     lesson = Lesson(settings.finish_epochs, settings.finish_prefixes, settings.finish_rate)
-    return learn(judge, backbone, precision, items, lesson)
+    file = None
+    if work is not None:
+        every = paths(backbone, items.shape, judge.checkpoint.words.shape)
+        schemes = {path: (shape, scheme_of(precision, path, shape)) for path, shape in every.items()}
+        low_rank = (settings.kept, settings.ranks, settings.calibration)
+        file = work / f"finished-{stage_key(judge.key(), schemes, low_rank, lesson)}.safetensors"
+    return learn(judge, backbone, precision, items, lesson, file)
 
 
 def learn(
@@ -122,6 +137,7 @@ def learn(
     precision: Precision,
     items: NDArray[np.float32],
     lesson: Lesson,
+    file: Path | None = None,
 ) -> tuple[Backbone, NDArray[np.float32]]:
     """The backbone and item rows that come closest to the judge's reference once they are rounded.
 
@@ -129,6 +145,8 @@ def learn(
         judge: the student, its data and its validation users.
         backbone: may be of low rank, or narrower than the reference.
         items: item rows float32 [n, d].
+        file: where the result is kept, and the state beside it (`learning_state`): what is there is taken,
+            and a run that was killed goes on. It is named after all other arguments. None keeps nothing.
     """
     student = RoundedStudent(backbone, items, precision, judge.checkpoint.seen == 0)
     prefixes = judge.calibration(lesson.prefixes)
@@ -139,23 +157,38 @@ def learn(
     steps = lesson.epochs * len(batches)
     schedule = torch.optim.lr_scheduler.LinearLR(optimiser, 1.0, 0.0, total_iters=max(steps, 1))
     reference = HistoryGraph(judge.reference_backbone)
-    best = judge.divergence(backbone, precision, items)
-    found = (backbone, items)
-    log.info("divergence %.5f before %d passes of %d steps", best, lesson.epochs, len(batches))
-    for epoch in range(lesson.epochs):
-        for number in random.permutation(len(batches)):
-            loss = _loss(student, judge, reference, prefixes.part(batches[number]), random, size)
-            optimiser.zero_grad()
-            loss.backward()
-            optimiser.step()
-            schedule.step()
-        candidate = copy.deepcopy(student.backbone).requires_grad_(False).eval()
-        trained = student.items.detach().numpy().copy()
-        divergence = judge.divergence(candidate, precision, trained)
-        log.info("divergence %.5f after pass %d", divergence, epoch + 1)
-        if divergence < best:
-            best, found = divergence, (candidate, trained)
-    return found
+    run = Learning(file, student, optimiser, schedule, random)
+    if not run.finished():
+        if not run.resume():
+            run.best = judge.divergence(backbone, precision, items)
+            log.info("divergence %.5f before %d passes of %d steps", run.best, lesson.epochs, len(batches))
+        while run.epoch < lesson.epochs:
+            if run.left is None:
+                run.left = random.permutation(len(batches)).tolist()
+            while run.left:
+                part = prefixes.part(batches[run.left.pop(0)])
+                loss = _loss(student, judge, reference, part, random, size)
+                optimiser.zero_grad()
+                loss.backward()
+                optimiser.step()
+                schedule.step()
+                run.save(due=False)
+            divergence = judge.divergence(_frozen(student), precision, student.items.detach().numpy())
+            log.info("divergence %.5f after pass %d", divergence, run.epoch + 1)
+            if divergence < run.best:
+                run.best, run.found = divergence, copy.deepcopy(student.state_dict())
+            run.epoch, run.left = run.epoch + 1, None
+            run.save()
+        run.finish()
+    if run.found is None:
+        return backbone, items
+    student.load_state_dict(run.found)
+    return _frozen(student), student.items.detach().numpy().copy()
+
+
+def _frozen(student: RoundedStudent) -> Backbone:
+    """A copy of the backbone that learns nothing more."""
+    return copy.deepcopy(student.backbone).requires_grad_(False).eval()
 
 
 def _loss(

@@ -272,7 +272,10 @@ def cli_export(
     catalogue_version: CatalogueVersion = 1,
     as_json: AsJson = False,
 ) -> None:
-    """Write the bundle of a trained checkpoint; nothing is trained, unless `finish_epochs` says so."""
+    """Write the bundle of a trained checkpoint; only --width and `finish_epochs` train.
+
+    What is learnt then is kept in BUNDLE.build: killed at any point, the same command goes on where it was.
+    """
     budget = Budget(max_bytes, max_ndcg_loss, max_ms)
     versions = (model_version, catalogue_version)
     options = _options(targets, precision, name, licence, sign_key, as_zip, force, versions, budget, display)
@@ -294,7 +297,14 @@ def cli_export(
         judge = Judge(loaded, load_dataset(data), compression.validation_users, settings.seed)
     where = report or (out.parent if judge is not None else None)
     verification = export_checkpoint(
-        loaded, out, options, figures, settings=compression, judge=judge, report=where
+        loaded,
+        out,
+        options,
+        figures,
+        settings=compression,
+        judge=judge,
+        report=where,
+        work=out.with_name(out.name + ".build"),
     )
     with Bundle.open(out) as bundle:
         measured = bundle.manifest.figures.get("compression", {})

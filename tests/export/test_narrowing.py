@@ -5,22 +5,26 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from typer.testing import CliRunner
 
+from pocketrec.cli import app
 from pocketrec.errors import DataError, PocketrecError
 from pocketrec.recommender import Recommender
+from pocketrec_export import learning_state, qat
 from pocketrec_export.build import build
 from pocketrec_export.checkpoint import Checkpoint, load_checkpoint, store_checkpoint
 from pocketrec_export.compression_config import CompressionConfig
 from pocketrec_export.config import BuildConfig
 from pocketrec_export.data import load_dataset
 from pocketrec_export.exporting import export_checkpoint
-from pocketrec_export.narrowing import cut, narrow, principal_axes
+from pocketrec_export.narrowing import BATCH_EVENTS, cut, narrow, principal_axes
 from pocketrec_export.options import ExportOptions
 from pocketrec_export.precision import fp32
 from pocketrec_export.precision_graph import HistoryGraph
@@ -140,6 +144,72 @@ def test_a_narrow_bundle_runs_and_says_how_it_was_made(judge: Judge, tmp_path: P
     with Recommender.open(tmp_path / "narrow") as narrow_one:
         seen = judge.checkpoint.item_ids[:3]
         assert len(narrow_one.rank(seen, k=5)) == 5
+
+
+def weights(judge: Judge) -> dict[str, np.ndarray]:
+    checkpoint = judge.checkpoint
+    found = {name: value.numpy() for name, value in checkpoint.backbone.state_dict().items()}
+    return found | {"items": checkpoint.item_rows, "recency": checkpoint.recency}
+
+
+def test_narrowing_that_was_killed_goes_on(
+    judge: Judge, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a pass and in the middle of one; what comes out is what a run without kills makes."""
+    settings = CompressionConfig(width=WIDTH, width_epochs=2, width_prefixes=600)
+    expected = weights(narrow(judge, settings))
+    monkeypatch.setattr(learning_state, "SAVE_SECONDS", 0.0)
+    real, steps, last = qat._loss, 0, 0
+
+    def stopping(*arguments: Any) -> Any:
+        nonlocal steps
+        if steps == last:
+            raise KeyboardInterrupt
+        steps += 1
+        return real(*arguments)
+
+    monkeypatch.setattr(qat, "_loss", stopping)
+    batches = len(list(judge.calibration(settings.width_prefixes).batches(*judge.tables, most=BATCH_EVENTS)))
+    for killed in (1, batches + 1):
+        last = killed
+        with pytest.raises(KeyboardInterrupt):
+            narrow(judge, settings, tmp_path)
+        assert [file.suffix for file in sorted(tmp_path.glob("narrow-*"))] == [".npy", ".state"]
+    last = -1
+    found = weights(narrow(judge, settings, tmp_path))
+    assert steps == 2 * batches, "no step is done twice"
+    for name, value in expected.items():
+        np.testing.assert_allclose(found[name], value, atol=1e-5, err_msg=name)
+    assert [file.suffix for file in sorted(tmp_path.glob("narrow-*"))] == [".npy", ".safetensors"]
+    again = weights(narrow(judge, settings, tmp_path))
+    assert steps == 2 * batches, "what was learnt is there"
+    for name, value in found.items():
+        np.testing.assert_array_equal(again[name], value, err_msg=name)
+    narrow(judge, settings.model_copy(update={"width_epochs": 1}), tmp_path)
+    assert steps == 3 * batches, "other settings are another lesson"
+
+
+def test_an_export_keeps_what_it_learns_beside_the_bundle(judge: Judge, shop: Path, tmp_path: Path) -> None:
+    """Narrowing and finishing; the second export learns nothing and writes the same weights."""
+    store_checkpoint(tmp_path / "student", judge.checkpoint)
+    (tmp_path / "finish.toml").write_text(
+        "[compression]\nwidth_epochs = 1\nwidth_prefixes = 300\nfinish_epochs = 1\nfinish_prefixes = 300\n"
+    )
+    said = ["export", str(tmp_path / "student"), "--out", str(tmp_path / "out"), "--targets", ""]
+    said += ["--data", str(shop), "--width", str(WIDTH), "--precision", "int4"]
+    said += ["--config", str(tmp_path / "finish.toml"), "--force"]
+    written, times = [], []
+    for _ in range(2):
+        result = CliRunner().invoke(app, said)
+        assert result.exit_code == 0, result.output
+        written.append((tmp_path / "out" / "backbone.safetensors").read_bytes())
+        kept = sorted((tmp_path / "out.build").iterdir())
+        assert [file.name.split("-")[0] + file.suffix for file in kept] == [
+            "finished.safetensors", "narrow.npy", "narrow.safetensors"
+        ]  # fmt: skip
+        times.append([file.stat().st_mtime_ns for file in kept])
+    assert written[0] == written[1]
+    assert times[0] == times[1]
 
 
 @pytest.mark.parametrize("width", [96, 128, 50])
