@@ -43,7 +43,7 @@ def to_executorch(backbone: Backbone, precision: Precision) -> bytes:
 
     tensors = backbone_tensors(backbone, precision)
     example = (torch.zeros(1, backbone.length, backbone.dim), torch.ones(1, backbone.length))
-    with _quiet(), torch.no_grad():
+    with quiet(), torch.no_grad():
         exported = torch.export.export(_with_torchao_weights(backbone, tensors), example, strict=True)
         edge = to_edge_transform_and_lower(
             exported,
@@ -108,8 +108,8 @@ def _with_torchao_weights(backbone: Backbone, tensors: Mapping[str, NDArray[Any]
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """Lowering logs hundreds of lines below the level of an error; none is for who builds a bundle."""
+def quiet() -> Iterator[None]:
+    """Exporting logs hundreds of lines below the level of an error; none is for who builds a bundle."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
