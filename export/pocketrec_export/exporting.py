@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import logging
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -183,7 +183,7 @@ def _write(
         measure=measure_it,
         check=check,
     )
-    return results[0]
+    return replace(results[0], path=str(out))
 
 
 def catalogue_samples(checkpoint: Checkpoint, count: int = 16, seed: int = 0) -> list[Sample]:

@@ -49,20 +49,22 @@ class Loss:
     Attributes:
         low, high: paired 95 % interval, from drawing users anew.
         users: how many were asked.
+        everyone: there is nobody else to ask.
     """
 
     part: float
     low: float
     high: float
     users: int
+    everyone: bool = False
 
     @classmethod
-    def of(cls, ranks: NDArray[np.int64], reference: NDArray[np.int64]) -> Loss:
+    def of(cls, ranks: NDArray[np.int64], reference: NDArray[np.int64], everyone: bool = False) -> Loss:
         """Of the ranks int64 [users] that targets have against those that the float32 student gives them;
         nothing is lost of a reference of 0."""
         whole = ndcg_gains(reference)
         lost, of = paired_bootstrap(whole, ndcg_gains(ranks)), float(whole.mean()) or 1.0
-        return cls(lost.mean / of, lost.low / of, lost.high / of, lost.users)
+        return cls(lost.mean / of, lost.low / of, lost.high / of, lost.users, everyone)
 
     def leaves_open(self, limit: float) -> bool:
         """Whether these users cannot tell if the limit is kept to."""
@@ -135,7 +137,7 @@ def measure(directory: Path, judge: Judge | None, reference: NDArray[np.int64] |
             ranks, run = _all_ranks(recommender, judge)
             found |= {"ndcg@10": Metrics.from_ranks(ranks).ndcg, "users": len(ranks), "run": run}
             if reference is not None:
-                found["loss"] = Loss.of(ranks, reference)
+                found["loss"] = Loss.of(ranks, reference, judge.everyone)
     return found
 
 
@@ -161,10 +163,10 @@ def doubt(tried: Attempt, budget: Budget) -> str | None:
     loss, limit = tried.loss, budget.max_ndcg_loss
     if loss is None or limit is None or not loss.leaves_open(limit):
         return None
-    return (
-        f"{loss.users:,} users cannot tell {limit:.2%}: {tried.label} loses {loss} of NDCG@10. More users "
-        "(compression.validation_users, 0 for all) or a larger limit can."
-    )
+    can = "These are all there are; a larger limit can."
+    if not loss.everyone:
+        can = "More users (compression.validation_users, 0 for all) or a larger limit can."
+    return f"{loss.users:,} users cannot tell {limit:.2%}: {tried.label} loses {loss} of NDCG@10. {can}"
 
 
 def attempts_table(attempts: Sequence[Attempt]) -> str:

@@ -155,7 +155,8 @@ class Planner:
         if self.judge is None or self.reference is None:
             return Attempt(label, size)
         outcome = self.judge.judge(self.backbone, precision, self.checkpoint.item_rows)
-        return Attempt(label, size, outcome.ndcg, Loss.of(outcome.ranks, self.reference.ranks))
+        loss = Loss.of(outcome.ranks, self.reference.ranks, self.judge.everyone)
+        return Attempt(label, size, outcome.ndcg, loss)
 
     def _searched(self) -> Plan:
         budget, mix = self.options.budget, None

@@ -70,6 +70,7 @@ class Judge:
 
     Attributes:
         user_rows: int32 [n], the users, ascending rows of the dataset.
+        everyone: nobody else could be asked.
         sample: int64 [at most `SAMPLE`], ascending indices of them, drawn by the seed.
         prefixes: their histories before the validation target.
         tables: item, event and gap rows float32 [·, d], as trained.
@@ -93,9 +94,10 @@ class Judge:
         self.checkpoint, self.dataset, self.seed = checkpoint, dataset, seed
         self._wide = checkpoint
         self.split = leave_one_out(dataset)
-        self.user_rows = judged_users(self.split, "validation", seed)
+        self.user_rows = everyone = judged_users(self.split, "validation", seed)
         if users:
             self.user_rows = self.split.some_users("validation", users, seed)
+        self.everyone = len(self.user_rows) >= len(everyone)
         if not len(self.user_rows):
             raise DataError(
                 "no user has a validation target.",

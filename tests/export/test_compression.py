@@ -183,6 +183,7 @@ def test_the_command_line(world: World, shop: Path, tmp_path: Path, capsys: Any)
     printed = capsys.readouterr()
     said = json.loads(printed.out)
     assert said["verification"]["ok"]
+    assert said["verification"]["path"] == said["bundle"] == str(out)
     lost = said["compression"]["lost"]
     assert lost["low"] <= lost["mean"] <= lost["high"]
     assert {file.name for file in tmp_path.iterdir()} == {
@@ -293,6 +294,10 @@ def test_what_the_users_cannot_tell_is_said() -> None:
     assert told is not None
     assert "900 users cannot tell 0.20%" in told
     assert "compression.validation_users" in told
+    told = doubt(Attempt("int8", 1, 0.5, dataclasses.replace(wide, everyone=True), 1.0, True), limit)
+    assert told is not None
+    assert "all there are" in told
+    assert "validation_users" not in told
     assert doubt(Attempt("int8", 1, 0.5, clear, 1.0, True), limit) is None
     assert doubt(Attempt("int8", 1, 0.5, wide, 1.0, True), Budget()) is None
     refused = Attempt("int8", 1, 0.5, Loss(0.003, -0.003, 0.006, 900), 1.0, True, ("ndcg",))

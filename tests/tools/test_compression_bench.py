@@ -142,6 +142,13 @@ def test_a_student_of_another_catalogue_is_refused(student: tuple[Path, Path], t
         )
 
 
+def test_a_section_whose_figures_are_gone_is_not_shadowed(student: tuple[Path, Path], tmp_path: Path) -> None:
+    (tmp_path / "shop.md").write_text("## shop\n")
+    with pytest.raises(DataError, match=r"shop\.md") as raised:
+        run(*student, tmp_path / "out", "shop", users=20, runs=0, arms=["fp32"], seed=0, results=tmp_path)
+    assert raised.value.code == "name-taken"
+
+
 def test_many_users_at_once_rank_as_the_runtime_does(student: tuple[Path, Path], tmp_path: Path) -> None:
     """With what the app shows alone, a narrow arm, and no times."""
     arms = ["fp32", "int8", "half as wide + int4", "low rank 0.5 + int8"]

@@ -119,9 +119,15 @@ def run(
         results: where figures are kept; None takes `out`.
 
     Raises:
-        DataError: a student has another catalogue than the data.
+        DataError: a student has another catalogue than the data; `name-taken`.
     """
     work, results, ways = out / name, results or out, ARMS | dict(others or {})
+    if (results / f"{name}.md").exists():
+        raise DataError(
+            f"{results / name}.md is a section of that name, whose figures were not kept.",
+            code="name-taken",
+            remedy="Choose another --name, or delete it to replace it.",
+        )
     work.mkdir(parents=True, exist_ok=True)
     loaded = load_checkpoint(checkpoint)
     judge = Judge(loaded, load_dataset(data_dir), min(max(users // 5, 100), MOST_VALIDATION), seed)
