@@ -38,14 +38,22 @@ def bundle_graph(bundle: Bundle) -> HistoryGraph:
     return HistoryGraph(backbone, weights, frozenset(name for name in linears if name not in tensors))
 
 
-@torch.no_grad()
-def bundle_queries(bundle: Bundle, prefixes: Prefixes, items: Tensor) -> Tensor:
-    """Queries float32 [n, d] of the bundle's graph, with rows `items` float32 [items, d] in the histories."""
+def input_rows(bundle: Bundle) -> tuple[Tensor, Tensor]:
+    """Event and gap rows of a bundle, float32 [·, d]."""
     inputs = bundle.tensors("inputs.safetensors")
     events, gaps = (torch.from_numpy(np.array(inputs[name], np.float32)) for name in ("events", "gaps"))
-    graph = bundle_graph(bundle)
+    return events, gaps
+
+
+@torch.no_grad()
+def bundle_queries(
+    bundle: Bundle, prefixes: Prefixes, items: Tensor, graph: HistoryGraph | None = None
+) -> Tensor:
+    """Queries float32 [n, d] of the bundle's graph, or of another one in its place, with rows `items` float32
+    [items, d] in the histories."""
+    graph = graph or bundle_graph(bundle)
     queries = torch.empty(len(prefixes), items.shape[1])
-    for which, rows, mask in prefixes.batches(items, events, gaps):
+    for which, rows, mask in prefixes.batches(items, *input_rows(bundle)):
         queries[torch.from_numpy(which)] = graph(rows, mask)
     return queries
 

@@ -1,18 +1,19 @@
 """Would product codes make a smaller item table for the same quality? A simulation; no bundle has them.
 
-    python -m pocketrec_tools.product_codes BUNDLE DATA_DIR
+    python -m pocketrec_tools.product_codes BUNDLE DATA_DIR [--passes N]
 
 BUNDLE is an fp32 one, so that the item table is all that differs. A row is cut into `m` pieces and each piece
 is replaced by the nearest of 256 centroids (product quantisation, Jégou, Douze and Schmid 2011): one byte for
 a piece, and the centroids, in half precision, for all. Turned ways look for the rotation that loses least
 (OPQ, Ge, He, Ke and Sun 2013); weighed ways measure the loss in scores and not
 in rows: E (q·x − q·x̂)², by the second moment of the queries that training histories give. Codes are fitted to
-the trained table; nothing is trained with them (RecJPQ, arXiv 2312.06165, does).
+the trained table. With `--passes` they are also trained (`product_codes_taught`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from itertools import chain
 from pathlib import Path
 from typing import Annotated, NamedTuple
 
@@ -30,10 +31,11 @@ from pocketrec_export.batches import Histories
 from pocketrec_export.bundle_ranks import bundle_queries
 from pocketrec_export.metrics import ndcg_gains, paired_bootstrap
 from pocketrec_export.precision import Scheme
-from pocketrec_export.precision_graph import Prefixes
+from pocketrec_export.precision_graph import HistoryGraph, Prefixes
 from pocketrec_export.precision_quality import chunked_ranks, rounded_table
 from pocketrec_tools.batched_ranks import asked_of
 from pocketrec_tools.held_out import HeldOut
+from pocketrec_tools.product_codes_taught import taught_codes
 
 Rows = NDArray[np.float32]
 
@@ -41,6 +43,8 @@ CENTROIDS = 256
 PIECES = (128, 64, 32, 16)
 KMEANS_ROUNDS, TURNS, TURN_ROUNDS = 12, 8, 3
 MOMENT_HISTORIES = 4000
+TAUGHT_PREFIXES = 60_000
+"""Beginnings of training histories in a pass, at most: what narrowing has by default."""
 
 
 class Table(NamedTuple):
@@ -62,13 +66,13 @@ class Way(NamedTuple):
     high: float
 
 
-def product_codes(rows: Rows, pieces: int, seed: int = 0) -> Rows:
-    """Each piece of each row replaced by the nearest of its 256 centroids, by k-means.
+def product_codes(rows: Rows, pieces: int, seed: int = 0) -> tuple[Rows, list[Rows]]:
+    """Each piece of each row replaced by the nearest of its 256 centroids, by k-means; and the centroids.
 
     Args:
         rows: float32 [n, d]; `pieces` divides d.
     """
-    return _coded(rows, pieces, None, KMEANS_ROUNDS, seed)[0]
+    return _coded(rows, pieces, None, KMEANS_ROUNDS, seed)
 
 
 def turned_codes(rows: Rows, pieces: int, seed: int = 0) -> Rows:
@@ -141,26 +145,42 @@ def tables(rows: Rows, moment: NDArray[np.float64]) -> dict[str, Table]:
         size, rotation = pieces * n + 2 * CENTROIDS * d, 4 * d * d
         turned = Table(turned_codes(rows, pieces), size + rotation)
         by_score = weighed(rows, moment, lambda there, m=pieces: turned_codes(there, m))  # type: ignore[misc]
-        found[f"codes {pieces}"] = Table(product_codes(rows, pieces), size)
+        found[f"codes {pieces}"] = Table(product_codes(rows, pieces)[0], size)
         found[f"codes {pieces}, turned"] = turned
         found[f"codes {pieces}, turned and weighed"] = Table(by_score, size + rotation)
     return found
 
 
-def query_moment(bundle: Bundle, held_out: HeldOut, rows: Rows, seed: int) -> NDArray[np.float64]:
+def taught(
+    bundle: Bundle, training: Histories, rows: Rows, passes: int, seed: int
+) -> Iterator[tuple[str, Table, HistoryGraph]]:
+    """Codes that were trained with the backbone, one way after the other: name, table and graph."""
+    n, d = rows.shape
+    prefixes = Prefixes.drawn(training, bundle.manifest.graph.length, TAUGHT_PREFIXES, seed)
+    for pieces in (p for p in PIECES if d % p == 0):
+        centroids = product_codes(rows, pieces, seed)[1]
+        coded, graph = taught_codes(bundle, rows, centroids, prefixes, passes, seed)
+        yield f"codes {pieces}, taught", Table(coded, pieces * n + 2 * CENTROIDS * d), graph
+
+
+def training_histories(bundle: Bundle, held_out: HeldOut) -> Histories:
+    """The training events of the data, with the bundle's gaps."""
+    return Histories.from_events(*held_out.split.train_csr(), tuple(bundle.manifest.gap_seconds))
+
+
+def query_moment(bundle: Bundle, training: Histories, rows: Rows, seed: int) -> NDArray[np.float64]:
     """E q qᵀ, float64 [d, d], over beginnings of training histories."""
-    manifest = bundle.manifest
-    histories = Histories.from_events(*held_out.split.train_csr(), tuple(manifest.gap_seconds))
-    drawn = Prefixes.drawn(histories, manifest.graph.length, MOMENT_HISTORIES, seed)
+    drawn = Prefixes.drawn(training, bundle.manifest.graph.length, MOMENT_HISTORIES, seed)
     queries = bundle_queries(bundle, drawn, torch.from_numpy(rows)).double().numpy()
     return np.asarray(queries.T @ queries / len(queries))
 
 
-def measure(bundle_path: Path, data_dir: Path, users: int | None, seed: int) -> list[Way]:
+def measure(bundle_path: Path, data_dir: Path, users: int | None, seed: int, passes: int = 0) -> list[Way]:
     """Every way on the same test users, the float32 table first.
 
     Args:
         users: at most so many, drawn by the seed; None takes all.
+        passes: in which codes are trained, too; 0 leaves that out.
 
     Raises:
         DataError: "precision-wrong", the bundle is not an fp32 one of a width that the pieces divide.
@@ -176,11 +196,18 @@ def measure(bundle_path: Path, data_dir: Path, users: int | None, seed: int) -> 
         held_out = HeldOut.load(data_dir, bundle.catalogue, users=users, seed=seed)
         asked = asked_of(bundle, held_out)
         rows = np.array(table.rows(np.arange(table.n)), np.float32)
+        training = training_histories(bundle, held_out)
+        fitted = tables(rows, query_moment(bundle, training, rows, seed))
+        every: Iterable[tuple[str, Table, HistoryGraph | None]] = (
+            (name, table, None) for name, table in fitted.items()
+        )
+        if passes:
+            every = chain(every, taught(bundle, training, rows, passes, seed))
         found: list[Way] = []
         whole: NDArray[np.float64] | None = None
-        for name, stored in tables(rows, query_moment(bundle, held_out, rows, seed)).items():
+        for name, stored, graph in every:
             items = torch.from_numpy(stored.rows)
-            queries = bundle_queries(bundle, asked.prefixes, items)
+            queries = bundle_queries(bundle, asked.prefixes, items, graph)
             gains = ndcg_gains(chunked_ranks(queries, items, asked.targets, asked.seen))
             whole = gains if whole is None else whole
             change, of = paired_bootstrap(gains, whole, seed=seed), float(whole.mean())
@@ -195,10 +222,11 @@ def main(
     data_dir: Annotated[Path, typer.Argument(metavar="DATA_DIR", show_default=False)],
     users: Annotated[int | None, typer.Option(min=10, help="Test users.  [default: all]")] = None,
     seed: Annotated[int, typer.Option(min=0)] = 0,
+    passes: Annotated[int, typer.Option(min=0, help="In which codes are trained, too.")] = 0,
 ) -> None:
     """Print the table of all ways, as Markdown."""
     show_progress()
-    ways = measure(bundle, data_dir, users, seed)
+    ways = measure(bundle, data_dir, users, seed, passes)
     typer.echo("| item table | × smaller | NDCG@10 | change | of it |\n|---|---:|---:|---:|---:|")
     for way in ways:
         told = f"{way.change:+.2%} | {way.low:+.2%} … {way.high:+.2%}"
