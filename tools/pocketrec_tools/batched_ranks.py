@@ -13,6 +13,7 @@ from pocketrec.bundle import Bundle
 from pocketrec_export.batches import Histories
 from pocketrec_export.bundle_ranks import bundle_ranks
 from pocketrec_export.precision_graph import Prefixes
+from pocketrec_export.split import Part, Split
 from pocketrec_tools.held_out import HeldOut
 
 
@@ -24,8 +25,22 @@ class Asked(NamedTuple):
     seen: list[NDArray[np.int64]]
 
 
+def asked(split: Split, part: Part, users: NDArray[np.integer], histories: Histories, length: int) -> Asked:
+    """What these users of a split are asked, in their order.
+
+    Args:
+        histories: all events of the split's data.
+        length: events that are read of each.
+    """
+    data = split.dataset
+    end = np.array([split.target(int(user), part) for user in users], np.int64)
+    prefixes = Prefixes(histories, end, np.minimum(end - data.offsets[users], length))
+    seen = [data.items[split.history(int(user), part)].astype(np.int64) for user in users]
+    return Asked(prefixes, data.items[end], seen)
+
+
 def asked_of(bundle: Bundle, held_out: HeldOut) -> Asked:
-    """What `held_out.users` are asked, in their order.
+    """`asked` of `held_out.users`, with events and gaps numbered as in the bundle.
 
     Args:
         held_out: of data that has the same catalogue in the same order.
@@ -39,10 +54,7 @@ def asked_of(bundle: Bundle, held_out: HeldOut) -> Asked:
     histories = Histories.from_events(
         data.offsets, data.items, data.event_ids, data.timestamps, tuple(manifest.gap_seconds)
     )
-    users = held_out.users
-    end = np.array([held_out.split.target(int(user), held_out.part) for user in users], np.int64)
-    prefixes = Prefixes(histories, end, np.minimum(end - data.offsets[users], manifest.graph.length))
-    return Asked(prefixes, data.items[end], [held_out.seen(int(user)) for user in users])
+    return asked(held_out.split, held_out.part, held_out.users, histories, manifest.graph.length)
 
 
 def batched_ranks(bundle: Bundle, held_out: HeldOut) -> NDArray[np.int64]:

@@ -33,7 +33,7 @@ from pocketrec_export.precision_graph import Prefixes
 from pocketrec_export.precision_quality import Judge
 from pocketrec_export.target_executorch import to_executorch
 from pocketrec_export.target_onnx import to_onnx
-from pocketrec_tools.batched_ranks import Asked
+from pocketrec_tools.batched_ranks import Asked, asked
 from pocketrec_tools.bench_report import ListFigure
 from pocketrec_tools.native_models import PlainDecoder, native_executorch, native_onnx, quantised_onnx
 from pocketrec_tools.processes import run_python
@@ -116,16 +116,17 @@ def quality(
         users: at most so many, drawn by the seed.
     """
     judge = Judge(load_checkpoint(checkpoint), load_dataset(data_dir), CALIBRATION, seed)
-    asked = _test_users(judge, users, seed)
+    drawn = judge.split.some_users("test", users, seed)
+    wanted = asked(judge.split, "test", drawn, judge.prefixes.histories, judge.checkpoint.length)
     inputs = work / "inputs.npz"
-    rows, mask = _inputs(asked.prefixes, judge)
+    rows, mask = _inputs(wanted.prefixes, judge)
     np.savez(inputs, rows=rows, mask=mask)
     items = judge.checkpoint.item_rows
     gains, lists = {}, {}
     for key, file in files.items():
         note(f"{key[0]}, {key[1]}: {len(rows)} users")
         _run(file, key[1], inputs, 0, work / "queries.npy")
-        ranks, lists[key] = ranked(np.load(work / "queries.npy"), items, asked)
+        ranks, lists[key] = ranked(np.load(work / "queries.npy"), items, wanted)
         gains[key] = ndcg_gains(ranks)
     found: dict[str, Any] = {
         **stamp(), "data": data_dir.name, "seed": seed, "users": len(rows), "items": len(items),
@@ -198,15 +199,6 @@ def _change(gains: NDArray[np.float64], base: NDArray[np.float64], seed: int) ->
     return [change.mean / of, change.low / of, change.high / of]
 
 
-def _test_users(judge: Judge, users: int, seed: int) -> Asked:
-    data, split = judge.dataset, judge.split
-    drawn = split.some_users("test", users, seed)
-    end = np.array([split.target(int(user), "test") for user in drawn], np.int64)
-    size = np.minimum(end - data.offsets[drawn], judge.checkpoint.length)
-    seen = [data.items[split.history(int(user), "test")].astype(np.int64) for user in drawn]
-    return Asked(Prefixes(judge.prefixes.histories, end, size), data.items[end], seen)
-
-
 def _inputs(prefixes: Prefixes, judge: Judge) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Rows float32 [n, L, d] and mask float32 [n, L] of these histories, padded on the left."""
     count, length, dim = len(prefixes), judge.checkpoint.length, judge.tables[0].shape[1]
@@ -218,14 +210,14 @@ def _inputs(prefixes: Prefixes, judge: Judge) -> tuple[NDArray[np.float32], NDAr
 
 
 def ranked(
-    queries: NDArray[np.float32], items: NDArray[np.float32], asked: Asked
+    queries: NDArray[np.float32], items: NDArray[np.float32], wanted: Asked
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Ranks of the targets [n], and the best items that were not seen [n, TOP], best first."""
     ranks, lists = [], []
     for first in range(0, len(queries), SCORED):
         part = slice(first, first + SCORED)
-        scores, seen = queries[part] @ items.T, asked.seen[part]
-        ranks.append(pessimistic_rank(scores, asked.targets[part], seen))
+        scores, seen = queries[part] @ items.T, wanted.seen[part]
+        ranks.append(pessimistic_rank(scores, wanted.targets[part], seen))
         for user, each in enumerate(seen):
             scores[user, each] = -np.inf
         lists.append(np.argsort(-scores, axis=1, kind="stable")[:, :TOP])
