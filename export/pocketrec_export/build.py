@@ -13,6 +13,7 @@ from pocketrec.errors import DataError
 from pocketrec.verify import Verification
 
 from .config import BuildConfig
+from .doubts import doubts
 from .launched import is_main
 from .options import ExportOptions, TeacherChoice
 
@@ -36,6 +37,7 @@ class BuildResult:
         seconds: this run; stages that were there already cost nothing.
         teacher_ranks: file with the rank that the teacher gives each judged user's test target; None without
             a teacher.
+        doubts: what speaks against shipping this student, in sentences; see `doubts`.
     """
 
     bundle: Path
@@ -44,6 +46,7 @@ class BuildResult:
     verification: Verification
     seconds: float
     teacher_ranks: Path | None = None
+    doubts: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON."""
@@ -53,6 +56,7 @@ class BuildResult:
             "figures": self.figures,
             "verification": self.verification.to_dict(),
             "seconds": self.seconds,
+            "doubts": list(self.doubts),
         }
 
 
@@ -169,4 +173,5 @@ def build(
     processes().wait_for_everyone()
     told: Verification | None = agreed(verification)
     assert told is not None  # the main process has made it
-    return BuildResult(out, directory, figures, told, time.monotonic() - began, teacher_ranks)
+    against = tuple(doubts(figures, alike=teaching is stages))
+    return BuildResult(out, directory, figures, told, time.monotonic() - began, teacher_ranks, against)

@@ -221,8 +221,9 @@ def cli_build(
     if as_json:
         print_json(result.to_dict())
         return
-    student = result.figures["student"]["test"]
-    note(f"The student's test HR@10 is {student['hr@10']:.4f}, NDCG@10 {student['ndcg@10']:.4f} (float32).")
+    _say_quality(result.figures)
+    for doubt in result.doubts:
+        note(doubt)
     _say_done(result.bundle, result.figures["compression"])
 
 
@@ -329,6 +330,13 @@ def _opened(checkpoint: Path, data: Path | None, rows: str, length: int) -> Chec
             "Face decoder, the data directory too: --data DIR.",
         )
     return foreign_checkpoint(str(checkpoint), load_dataset(data), ForeignOptions(rows, length))
+
+
+def _say_quality(figures: dict[str, Any]) -> None:
+    parts = {"popularity": figures["popularity"]}
+    parts |= {name: figures[name]["test"] for name in ("teacher", "student") if name in figures}
+    told = [f"{name} {part['hr@10']:.4f}, {part['ndcg@10']:.4f}" for name, part in parts.items()]
+    note(f"HR@10, NDCG@10 on test (float32): {'; '.join(told)}.")
 
 
 def _say_done(bundle: Path, measured: dict[str, Any]) -> None:

@@ -23,6 +23,7 @@ from pocketrec_export.build import BuildResult, build
 from pocketrec_export.checkpoint import load_checkpoint
 from pocketrec_export.config import BuildConfig
 from pocketrec_export.data import load_dataset
+from pocketrec_export.doubts import doubts
 from pocketrec_export.exporting import export_checkpoint
 from pocketrec_export.options import ExportOptions
 from pocketrec_export.student import SIZES
@@ -222,6 +223,25 @@ def test_bad_options_are_named(shop: Path, tmp_path: Path, arguments: list[str],
     assert named in text
     assert not (tmp_path / "out").exists()
     assert isinstance(result.exception, PocketrecError) or result.exit_code == 2
+
+
+def test_a_build_ends_with_its_figures_and_what_speaks_against_them(
+    built: BuildResult, shop: Path, tmp_path: Path
+) -> None:
+    from typer.testing import CliRunner
+
+    from pocketrec.cli import app
+
+    out, recipe = tmp_path / "out", tmp_path / "recipe.toml"
+    recipe.write_text(QUICK)
+    work = built.bundle.with_name(built.bundle.name + ".build")
+    command = ["build", str(shop), "--out", str(out), "--config", str(recipe), "--targets", "onnx"]
+    result = CliRunner().invoke(app, [*command, "--work-dir", str(work)])
+    assert result.exit_code == 0, result.output
+    test = built.figures["student"]["test"]
+    assert f"student {test['hr@10']:.4f}, {test['ndcg@10']:.4f}" in result.output
+    assert built.doubts == tuple(doubts(built.figures, alike=True))
+    assert all(doubt in result.output for doubt in built.doubts)
 
 
 def _start(shop: Path, out: Path, recipe: Path) -> subprocess.Popen[bytes]:
