@@ -156,7 +156,8 @@ def test_histories_are_long_when_fifty_events_lose_a_fifth(tmp_path: Path) -> No
 
 @pytest.mark.slow
 def test_rectools_trains_on_our_split_in_its_own_environment(shop: Path, tmp_path: Path) -> None:
-    """One epoch of the real package; the environment of an earlier benchmark is taken where there is one."""
+    """An epoch of the real package, and another one that goes on from it; the environment of an earlier
+    benchmark is taken where there is one."""
     data, store = QualityData.load(shop), Store(tmp_path / "quality", tmp_path / "work")
     there = rectools_place(ROOT / "runs" / "quality")
     if (there / "complete").exists():
@@ -177,6 +178,9 @@ def test_rectools_trains_on_our_split_in_its_own_environment(shop: Path, tmp_pat
         for row, user in enumerate(data.split.users_for("test"))
     ]
     assert (ranks[repeated] > 10).all()
+    again = run_peer(data, "esasrec", 1, 0.0, store)
+    assert again.details["epochs"] == 2
+    assert again.training["peer"] > record.training["peer"]
 
 
 def record_of(data: QualityData, arm: str, seed: int, ranks: np.ndarray, store: Store) -> Record:

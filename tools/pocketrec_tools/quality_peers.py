@@ -25,6 +25,7 @@ from pocketrec.errors import DataError, PocketrecError
 from pocketrec.output import note
 from pocketrec_export.metrics import Metrics, popularity_ranks
 from pocketrec_export.split import Part, Split
+from pocketrec_export.stages import stage_key
 from pocketrec_tools import quality_rectools
 from pocketrec_tools.processes import ONE_THREAD
 from pocketrec_tools.quality_neighbours import text_ranks, user_ranks
@@ -123,7 +124,8 @@ def run_peer(data: QualityData, name: str, seed: int, minutes: float, store: Sto
     """Measure a peer and note it down.
 
     Args:
-        minutes: after which a peer that is trained is not given another epoch.
+        minutes: after which a peer that is trained is not given another epoch; those of a run before that was
+            killed, or had fewer, count.
 
     Raises:
         DataError: there is no such peer.
@@ -136,7 +138,7 @@ def run_peer(data: QualityData, name: str, seed: int, minutes: float, store: Sto
     if compute is not None:
         ranks = {part: compute(data.split, part) for part in PARTS}
     else:
-        ranks, details = run_rectools(data, {**settings, "minutes": minutes}, seed, store.work)
+        ranks, details = run_rectools(data, settings, seed, minutes, store.work)
         details["limit_minutes"] = minutes
         training = {"peer": details.pop("seconds") / 60}
     record = Record(
@@ -181,22 +183,28 @@ def write_split(split: Split, file: Path) -> None:
 
 
 def run_rectools(
-    data: QualityData, settings: dict[str, Any], seed: int, work: Path
+    data: QualityData, settings: dict[str, Any], seed: int, minutes: float, work: Path
 ) -> tuple[dict[Part, NDArray[np.int64]], dict[str, Any]]:
-    """Ranks by part and details, from a process in RecTools' own environment."""
+    """Ranks by part and details, from a process in RecTools' own environment.
+
+    A run that was killed, or that more minutes can do something for, goes on after its last epoch.
+    """
     python = rectools_environment(work)
     folder = work / data.name
     folder.mkdir(parents=True, exist_ok=True)
     split, out = folder / "split.csv", folder / f"rectools-{os.getpid()}.npz"
     write_split(data.split, split)
+    key = stage_key("rectools", data.figures.fingerprint, REQUIREMENTS, settings, seed)
+    state = folder / f"rectools-{key}.ckpt"
     import torch
 
     threads = torch.get_num_threads()
     job = {"split": str(split), "items": data.dataset.num_items, "seed": seed, "threads": threads}
+    job |= {"out": str(out), "state": str(state), "minutes": minutes}
     command = [str(python), "-I", "-W", "ignore", str(Path(quality_rectools.__file__))]
     done = subprocess.run(
         command,
-        input=json.dumps({**job, **settings, "out": str(out)}),
+        input=json.dumps({**job, **settings}),
         stdout=subprocess.PIPE,
         text=True,
         env=os.environ | ONE_THREAD | {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)},
@@ -211,7 +219,10 @@ def run_rectools(
     with np.load(out) as ranks:
         found = {part: ranks[part] for part in PARTS}
     out.unlink()
-    return found, json.loads(done.stdout.splitlines()[-1])
+    details = json.loads(done.stdout.splitlines()[-1])
+    if details["stopped"] != "minutes":
+        state.unlink()
+    return found, details
 
 
 def rectools_place(work: Path) -> Path:

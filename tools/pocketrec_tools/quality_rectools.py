@@ -6,6 +6,7 @@ epoch, stop when it has not risen for `patience` or the minutes are spent, keep 
 catalogue with seen items filtered, ties against the model. An item that the package does not know ranks last.
 
     job  {"split": csv, "items": n, "model": {…}, "seed": 0, "minutes": 60, "threads": 1, "out": npz,
+          "state": ckpt,                                 # after every epoch; goes on there when it exists
           "most": [200, 6000], "patience": [8, 400]}     # [epochs, batches], whichever is longer
     split.csv  user,item,position,part     rows of ours; part is train, validation or test
     out        int64 arrays `validation` and `test`, for the users who have such a target, in ascending order
@@ -22,6 +23,9 @@ from typing import Any
 import numpy as np
 
 CHUNK = 256
+
+# What a run that goes on has to know of the epochs before.
+KEPT = ("best", "best_epoch", "epochs", "minutes", "weights")
 
 
 def pessimistic(scores: np.ndarray, targets: np.ndarray, seen: list[np.ndarray]) -> np.ndarray:
@@ -100,30 +104,41 @@ def longer(limit: list[int], batches: int) -> int:
     return max(limit[0], -(-limit[1] // max(batches, 1)))
 
 
-def stopper(held_out: HeldOut, job: dict[str, Any], began: float) -> Any:
-    """A lightning callback that validates after every epoch, keeps the best weights, and stops."""
+def stopper(held_out: HeldOut, job: dict[str, Any]) -> Any:
+    """A lightning callback that validates after every epoch, keeps the best weights and its state, stops."""
     import pytorch_lightning
 
     class Stopper(pytorch_lightning.Callback):
-        best, best_epoch, epochs, stopped = -1.0, 0, 0, "epochs"
+        best, best_epoch, epochs, minutes, stopped = -1.0, 0, 0, 0.0, "epochs"
         weights: dict[str, Any]
         parent = os.getppid()
+        began = time.monotonic()
+
+        def state_dict(self) -> dict[str, Any]:
+            return {name: getattr(self, name) for name in KEPT}
+
+        def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+            for name in KEPT:
+                setattr(self, name, state_dict[name])
+            self.began -= 60 * self.minutes
 
         def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
             if os.getppid() != self.parent:
                 raise SystemExit("whoever wanted these ranks is gone")
             value = ndcg(held_out.ranks(pl_module, job["items"]))
             self.epochs += 1
-            spent = (time.monotonic() - began) / 60
-            sys.stderr.write(f"epoch {self.epochs}: NDCG@10 {value:.4f}, {spent:.1f} min\n")
+            self.minutes = (time.monotonic() - self.began) / 60
+            sys.stderr.write(f"epoch {self.epochs}: NDCG@10 {value:.4f}, {self.minutes:.1f} min\n")
             if value > self.best:
                 self.best, self.best_epoch = value, self.epochs
                 self.weights = {k: v.detach().cpu().clone() for k, v in pl_module.state_dict().items()}
             if self.epochs - self.best_epoch >= longer(job["patience"], trainer.num_training_batches):
                 self.stopped = "patience"
-            elif spent >= job["minutes"]:
+            elif self.minutes >= job["minutes"]:
                 self.stopped = "minutes"
             trainer.should_stop = self.stopped != "epochs"
+            trainer.save_checkpoint(job["state"] + ".partial")
+            os.replace(job["state"] + ".partial", job["state"])
 
     return Stopper()
 
@@ -144,12 +159,17 @@ def train(job: dict[str, Any]) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     frame = pd.DataFrame(
         {"user_id": rows["user"], "item_id": rows["item"], "weight": 1.0, "datetime": rows["position"]}
     )
-    began = time.monotonic()
     model = SASRecModel.from_params({"cls": "SASRecModel", **job["model"]})
     users = int((rows.groupby("user").size() >= 2).sum())  # fewer events teach nothing
-    model._trainer = pytorch_lightning.Trainer(
+
+    class Trainer(pytorch_lightning.Trainer):  # RecTools copies it and calls `fit` without a checkpoint
+        def fit(self, *arguments: Any, **options: Any) -> None:
+            there = job["state"] if os.path.exists(job["state"]) else None
+            super().fit(*arguments, ckpt_path=there, **options)
+
+    model._trainer = Trainer(
         max_epochs=longer(job["most"], -(-users // model.batch_size)),
-        callbacks=[stopper(held_out["validation"], job, began)],
+        callbacks=[stopper(held_out["validation"], job)],
         devices=1,
         logger=False,
         enable_checkpointing=False,
@@ -157,14 +177,13 @@ def train(job: dict[str, Any]) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         enable_model_summary=False,
     )
     model.fit(Dataset.construct(frame))
-    seconds = time.monotonic() - began
     state = next(c for c in model.fit_trainer.callbacks if type(c).__name__ == "Stopper")
     model.lightning_model.load_state_dict(state.weights)
     details = {
         "epochs": state.epochs,
         "best_epoch": state.best_epoch,
         "stopped": state.stopped,
-        "seconds": seconds,
+        "seconds": 60 * state.minutes,
         "parameters": sum(p.numel() for p in model.torch_model.parameters()),
     }
     ranks = {part: asked.ranks(model.lightning_model, job["items"]) for part, asked in held_out.items()}
