@@ -55,9 +55,10 @@ def _loses_to_members(figures: dict[str, Any], alike: bool) -> list[str]:
 
 
 def _cut_short(student: dict[str, Any]) -> list[str]:
-    if not student["stopped"].startswith("time limit") or student["best_epoch"] < student["epochs"]:
+    last = student["epochs"] - 1  # epochs are numbered from 0
+    if not student["stopped"].startswith("time limit") or student["best_epoch"] < last:
         return []
     return [
-        f"The time limit ended training while the student was still getting better (epoch "
-        f"{student['epochs']}): with a larger --max-minutes, or none, it may rank better."
+        f"The time limit ended training while the student was still getting better (after "
+        f"{student['epochs']} epochs): with a larger --max-minutes, or none, it may rank better."
     ]

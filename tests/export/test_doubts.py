@@ -54,6 +54,8 @@ def test_the_best_member_ahead_is_named_with_what_to_do() -> None:
 
 def test_only_a_student_that_was_getting_better_was_cut_short() -> None:
     limit = "time limit of 60 s"
-    (told,) = doubts(figures(stopped=limit, best_epoch=11), alike=True)
+    (told,) = doubts(figures(stopped=limit, best_epoch=10), alike=True)
     assert "--max-minutes" in told
-    assert doubts(figures(stopped=limit, best_epoch=8), alike=True) == []
+    assert doubts(figures(stopped=limit, best_epoch=9), alike=True) == []
+    # Epochs are numbered from 0.
+    assert doubts(figures(stopped=limit, best_epoch=10, epochs=12), alike=True) == []
