@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import typer
 
 from pocketrec.bundle import Bundle
 from pocketrec.errors import DataError
@@ -20,6 +21,7 @@ from pocketrec_tools.demo_data import make_demo_data
 from pocketrec_tools.held_out import HeldOut
 from pocketrec_tools.product_codes import (
     CENTROIDS,
+    main,
     measure,
     product_codes,
     training_histories,
@@ -89,7 +91,15 @@ def test_taught_codes_keep_their_codes_and_come_nearer_to_the_lists(tmp_path: Pa
         assert len(np.unique(new, axis=0)) <= len(np.unique(old, axis=0)) <= CENTROIDS
 
 
-def test_every_table_is_measured_on_the_same_users(tmp_path: Path) -> None:
+@pytest.mark.parametrize("pieces", ["64,x", "", "0"])
+def test_wrong_numbers_of_pieces_are_named(pieces: str, tmp_path: Path) -> None:
+    with pytest.raises(typer.BadParameter, match="give numbers from 1"):
+        main(tmp_path / "bundle", tmp_path, pieces=pieces)
+
+
+def test_every_table_is_measured_on_the_same_users(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     data = make_demo_data(tmp_path / "data", seed=3, users=120, items=80)
     config = BuildConfig.model_validate(QUICK)
     made = {}
@@ -98,7 +108,11 @@ def test_every_table_is_measured_on_the_same_users(tmp_path: Path) -> None:
         made[precision] = build(
             data, tmp_path / precision, config, options, teacher="none", work_dir=tmp_path / "work"
         ).bundle
-    ways = {way.name: way for way in measure(made["fp32"], data, None, 0, passes=1)}
+    ways = {way.name: way for way in measure(made["fp32"], data, None, 0, passes=1, numbers=(32, 5))}
+    assert {name for name in ways if name.startswith("codes")} == {
+        f"codes 32{way}" for way in ("", ", turned", ", turned and weighed", ", taught")
+    }
+    assert "left out: 5 pieces do not divide" in capsys.readouterr().err
     ranks = ranks_of(made["fp32"], data, None, 0)
     assert ways["fp32"].ndcg == pytest.approx(np.mean(np.where(ranks <= 10, 1 / np.log2(ranks + 1), 0)))
     assert ways["fp32"].change == 0

@@ -1,6 +1,6 @@
 """Would product codes make a smaller item table for the same quality? A simulation; no bundle has them.
 
-    python -m pocketrec_tools.product_codes BUNDLE DATA_DIR [--passes N]
+    python -m pocketrec_tools.product_codes BUNDLE DATA_DIR [--pieces 64,32] [--passes N]
 
 BUNDLE is an fp32 one, so that the item table is all that differs. A row is cut into `m` pieces and each piece
 is replaced by the nearest of 256 centroids (product quantisation, Jégou, Douze and Schmid 2011): one byte for
@@ -12,7 +12,7 @@ the trained table. With `--passes` they are also trained (`product_codes_taught`
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Annotated, NamedTuple
@@ -132,8 +132,8 @@ def weighed(rows: Rows, moment: NDArray[np.float64], code: Callable[[Rows], Rows
     return np.asarray(code((rows @ there).astype(np.float32)) @ back.T, np.float32)
 
 
-def tables(rows: Rows, moment: NDArray[np.float64]) -> dict[str, Table]:
-    """Every way to store the table, by name; as many pieces as divide the width."""
+def tables(rows: Rows, moment: NDArray[np.float64], numbers: Sequence[int] = PIECES) -> dict[str, Table]:
+    """Every way to store the table, by name; those numbers of pieces that divide the width."""
     n, d = rows.shape
     schemes: tuple[tuple[Scheme, int], ...] = (
         ("fp32", 4 * d * n),
@@ -141,7 +141,7 @@ def tables(rows: Rows, moment: NDArray[np.float64]) -> dict[str, Table]:
         ("int4", (d // 2 + 4 * d // GROUP) * n),
     )
     found: dict[str, Table] = {scheme: Table(rounded_table(rows, scheme), size) for scheme, size in schemes}
-    for pieces in (p for p in PIECES if d % p == 0):
+    for pieces in (p for p in numbers if d % p == 0):
         size, rotation = pieces * n + 2 * CENTROIDS * d, 4 * d * d
         turned = Table(turned_codes(rows, pieces), size + rotation)
         by_score = weighed(rows, moment, lambda there, m=pieces: turned_codes(there, m))  # type: ignore[misc]
@@ -152,12 +152,12 @@ def tables(rows: Rows, moment: NDArray[np.float64]) -> dict[str, Table]:
 
 
 def taught(
-    bundle: Bundle, training: Histories, rows: Rows, passes: int, seed: int
+    bundle: Bundle, training: Histories, rows: Rows, numbers: Sequence[int], passes: int, seed: int
 ) -> Iterator[tuple[str, Table, HistoryGraph]]:
     """Codes that were trained with the backbone, one way after the other: name, table and graph."""
     n, d = rows.shape
     prefixes = Prefixes.drawn(training, bundle.manifest.graph.length, TAUGHT_PREFIXES, seed)
-    for pieces in (p for p in PIECES if d % p == 0):
+    for pieces in (p for p in numbers if d % p == 0):
         centroids = product_codes(rows, pieces, seed)[1]
         coded, graph = taught_codes(bundle, rows, centroids, prefixes, passes, seed)
         yield f"codes {pieces}, taught", Table(coded, pieces * n + 2 * CENTROIDS * d), graph
@@ -175,12 +175,20 @@ def query_moment(bundle: Bundle, training: Histories, rows: Rows, seed: int) -> 
     return np.asarray(queries.T @ queries / len(queries))
 
 
-def measure(bundle_path: Path, data_dir: Path, users: int | None, seed: int, passes: int = 0) -> list[Way]:
+def measure(
+    bundle_path: Path,
+    data_dir: Path,
+    users: int | None,
+    seed: int,
+    passes: int = 0,
+    numbers: Sequence[int] = PIECES,
+) -> list[Way]:
     """Every way on the same test users, the float32 table first.
 
     Args:
         users: at most so many, drawn by the seed; None takes all.
         passes: in which codes are trained, too; 0 leaves that out.
+        numbers: of pieces that a row is cut into; those that do not divide its width are left out.
 
     Raises:
         DataError: "precision-wrong", the bundle is not an fp32 one of a width that the pieces divide.
@@ -193,16 +201,18 @@ def measure(bundle_path: Path, data_dir: Path, users: int | None, seed: int, pas
                 code="precision-wrong",
                 remedy=f"Export with --precision fp32 a student whose width is a multiple of {GROUP}.",
             )
+        for pieces in (p for p in numbers if table.d % p):
+            note(f"left out: {pieces} pieces do not divide a row of {table.d} numbers")
         held_out = HeldOut.load(data_dir, bundle.catalogue, users=users, seed=seed)
         asked = asked_of(bundle, held_out)
         rows = np.array(table.rows(np.arange(table.n)), np.float32)
         training = training_histories(bundle, held_out)
-        fitted = tables(rows, query_moment(bundle, training, rows, seed))
+        fitted = tables(rows, query_moment(bundle, training, rows, seed), numbers)
         every: Iterable[tuple[str, Table, HistoryGraph | None]] = (
             (name, table, None) for name, table in fitted.items()
         )
         if passes:
-            every = chain(every, taught(bundle, training, rows, passes, seed))
+            every = chain(every, taught(bundle, training, rows, numbers, passes, seed))
         found: list[Way] = []
         whole: NDArray[np.float64] | None = None
         for name, stored, graph in every:
@@ -223,10 +233,17 @@ def main(
     users: Annotated[int | None, typer.Option(min=10, help="Test users.  [default: all]")] = None,
     seed: Annotated[int, typer.Option(min=0)] = 0,
     passes: Annotated[int, typer.Option(min=0, help="In which codes are trained, too.")] = 0,
+    pieces: Annotated[str, typer.Option(metavar="A,B", help="Codes a row.")] = ",".join(map(str, PIECES)),
 ) -> None:
     """Print the table of all ways, as Markdown."""
+    try:
+        numbers = [int(each) for each in pieces.split(",")]
+    except ValueError:
+        numbers = []
+    if not numbers or min(numbers) < 1:
+        raise typer.BadParameter(f"{pieces!r}: give numbers from 1 with commas between, like 64,32.")
     show_progress()
-    ways = measure(bundle, data_dir, users, seed, passes)
+    ways = measure(bundle, data_dir, users, seed, passes, numbers)
     typer.echo("| item table | × smaller | NDCG@10 | change | of it |\n|---|---:|---:|---:|---:|")
     for way in ways:
         told = f"{way.change:+.2%} | {way.low:+.2%} … {way.high:+.2%}"
