@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from tiny_data import tiny_rows, write_rows
@@ -178,9 +179,18 @@ def test_rectools_trains_on_our_split_in_its_own_environment(shop: Path, tmp_pat
         for row, user in enumerate(data.split.users_for("test"))
     ]
     assert (ranks[repeated] > 10).all()
+    (state,) = (store.work / shop.name).glob("rectools-*.ckpt")
+    # Weights that no seed draws, to see that it is these that go on and not new ones.
+    kept = torch.load(state, weights_only=False)
+    marked = {name: 4 * weight for name, weight in kept["state_dict"].items() if weight.ndim == 2}
+    torch.save(kept | {"state_dict": kept["state_dict"] | marked}, state)
     again = run_peer(data, "esasrec", 1, 0.0, store)
     assert again.details["epochs"] == 2
     assert again.training["peer"] > record.training["peer"]
+    after = torch.load(state, weights_only=False)["state_dict"]
+    assert marked
+    for name, weight in marked.items():
+        assert (after[name] - weight).norm() < 0.5 * weight.norm(), name
 
 
 def record_of(data: QualityData, arm: str, seed: int, ranks: np.ndarray, store: Store) -> Record:

@@ -165,6 +165,8 @@ def train(job: dict[str, Any]) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     class Trainer(pytorch_lightning.Trainer):  # RecTools copies it and calls `fit` without a checkpoint
         def fit(self, *arguments: Any, **options: Any) -> None:
             there = job["state"] if os.path.exists(job["state"]) else None
+            # Or RecTools draws the weights anew once the checkpoint is loaded.
+            arguments[0].is_fitted = there is not None
             super().fit(*arguments, ckpt_path=there, **options)
 
     model._trainer = Trainer(
