@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -172,6 +173,25 @@ def test_a_page_of_nothing_and_of_one_arm(done: tuple[Store, Outcome, Path], tmp
     assert "No interval" not in text
     one.file("shop", "text", 0).write_bytes(store.file("shop", "text", 0).read_bytes())
     assert "**No interval** against text" in page(one, Expected())
+
+
+def test_the_page_alone_drops_the_interval_of_a_record_that_is_gone(
+    done: tuple[Store, Outcome, Path], tmp_path: Path
+) -> None:
+    store, _, _ = done
+    here = Store(shutil.copytree(store.results, tmp_path / "quality"), store.work)
+    file = tmp_path / "quality.md"
+    folders = ("--results", str(here.results), "--work", str(here.work), "--page", str(file))
+
+    def report() -> set[str]:
+        assert CliRunner().invoke(quality.app, ["--report-only", *folders]).exit_code == 0
+        return {i.theirs for i in read_intervals(here, "shop")}
+
+    assert report() == {"teacher", *QUICK_PEERS}
+    assert "`popularity`" in file.read_text()
+    here.file("shop", "popularity", 0).unlink()
+    assert report() == {"teacher", *QUICK_PEERS} - {"popularity"}
+    assert "`popularity`" not in file.read_text()
 
 
 def test_cold_items_are_in_the_catalogue_and_nowhere_else(

@@ -224,6 +224,9 @@ def cli_quality(
     )
     store = Store(results, work)
     if report_only:
+        # Records come and go by hand, too: an interval of one that is gone would still be on the page.
+        for name in sorted({record.data.name for record in store.records()}):
+            update_intervals(store, name, OURS, PEERS)
         write_page(store, page, wanted.complete(), data or ())
         note(f"{page} is written.")
         return
